@@ -1,0 +1,270 @@
+// The addon: what src/engine/native.ts calls. Arguments are positional primitives; the typed facade
+// is there.
+//
+// Every function names its pool by handle. Functions that may wait for the disk return promises;
+// copyBatch blocks and is for workers. An error is an Error whose `code` is the name of a Code.
+#include <fcntl.h>
+#include <napi.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "binding/closed_notifier.h"
+#include "binding/convert.h"
+#include "binding/pool.h"
+#include "binding/sd_notify.h"
+#include "binding/work.h"
+#include "nbd/limits.h"
+
+namespace flashlun::binding {
+namespace {
+
+constexpr uint64_t kMaxCount = (uint64_t{1} << 53) - 1;
+
+// Of one JavaScript environment (the main thread or a worker).
+struct Environment {
+  std::shared_ptr<ClosedNotifier> notifier;
+};
+
+PoolHandle HandleArgument(const Napi::CallbackInfo& info) {
+  return static_cast<PoolHandle>(IntegerArgument(info, 0, "handle", UINT32_MAX));
+}
+
+uint16_t VolumeArgument(const Napi::CallbackInfo& info, size_t index) {
+  return static_cast<uint16_t>(IntegerArgument(info, index, "volume id", UINT16_MAX));
+}
+
+Pool::Use UseArgument(const Napi::CallbackInfo& info) {
+  Result<Pool::Use> use = UsePool(HandleArgument(info));
+  if (!use.ok()) throw MakeError(info.Env(), use.status());
+  return std::move(use.value());
+}
+
+// Runs `call(store)` on a libuv thread.
+template <typename Call>
+Work::Body OnStore(PoolHandle handle, Call call) {
+  return [handle, call]() -> Status {
+    Result<Pool::Use> use = UsePool(handle);
+    if (!use.ok()) return use.TakeStatus();
+    return call(use.value().store());
+  };
+}
+
+// Pool ------------------------------------------------------------------------
+
+// open(dir, capacityBytes or 0) -> Promise<handle>
+Napi::Value Open(const Napi::CallbackInfo& info) {
+  StoreOptions options;
+  options.dir = StringArgument(info, 0, "dir");
+  const uint64_t capacity_bytes = IntegerArgument(info, 1, "capacityBytes", kMaxCount);
+  if (capacity_bytes != 0) options.capacity_bytes = capacity_bytes;
+  auto handle = std::make_shared<PoolHandle>(0);
+  return Work::Start(
+      info.Env(),
+      [options, handle]() -> Status {
+        Result<PoolHandle> opened = OpenPool(options);
+        if (!opened.ok()) return opened.TakeStatus();
+        *handle = opened.value();
+        return Status::Ok();
+      },
+      [handle](Napi::Env env) { return ToJs(env, uint64_t{*handle}); });
+}
+
+// opened(dir) -> handle
+Napi::Value Opened(const Napi::CallbackInfo& info) {
+  Result<PoolHandle> handle = FindPool(StringArgument(info, 0, "dir"));
+  if (!handle.ok()) throw MakeError(info.Env(), handle.status());
+  return ToJs(info.Env(), uint64_t{handle.value()});
+}
+
+// close(handle) -> Promise
+Napi::Value Close(const Napi::CallbackInfo& info) {
+  const PoolHandle handle = HandleArgument(info);
+  return Work::Start(info.Env(), [handle] { return ClosePool(handle); });
+}
+
+// info(handle) -> object
+Napi::Value Info(const Napi::CallbackInfo& info) {
+  return ToJs(info.Env(), UseArgument(info).store().Info());
+}
+
+// flush(handle) -> Promise
+Napi::Value Flush(const Napi::CallbackInfo& info) {
+  return Work::Start(info.Env(),
+                     OnStore(HandleArgument(info), [](Store& store) { return store.Flush(); }));
+}
+
+// Volumes ---------------------------------------------------------------------
+
+// createVolume(handle, id, sizeBytes, name) -> Promise
+Napi::Value CreateVolume(const Napi::CallbackInfo& info) {
+  const uint16_t id = VolumeArgument(info, 1);
+  const uint64_t size_bytes = IntegerArgument(info, 2, "sizeBytes", kMaxCount);
+  const std::string name = StringArgument(info, 3, "name");
+  return Work::Start(info.Env(),
+                     OnStore(HandleArgument(info), [id, size_bytes, name](Store& store) {
+                       return store.CreateVolume(id, size_bytes, name);
+                     }));
+}
+
+// deleteVolume(handle, id) -> Promise
+Napi::Value DeleteVolume(const Napi::CallbackInfo& info) {
+  const uint16_t id = VolumeArgument(info, 1);
+  return Work::Start(info.Env(), OnStore(HandleArgument(info),
+                                         [id](Store& store) { return store.DeleteVolume(id); }));
+}
+
+// volumes(handle) -> object[]
+Napi::Value Volumes(const Napi::CallbackInfo& info) {
+  return ToJs(info.Env(), UseArgument(info).store().ListVolumes());
+}
+
+// volume(handle, id) -> object or undefined
+Napi::Value VolumeById(const Napi::CallbackInfo& info) {
+  Result<VolumeInfo> volume = UseArgument(info).store().GetVolume(VolumeArgument(info, 1));
+  if (volume.ok()) return ToJs(info.Env(), volume.value());
+  if (volume.status().code() == Code::kNotFound) return info.Env().Undefined();
+  throw MakeError(info.Env(), volume.status());
+}
+
+// FlashCopy -------------------------------------------------------------------
+
+// establish(handle, pairs) -> Promise<relationship id[]>
+Napi::Value Establish(const Napi::CallbackInfo& info) {
+  const std::vector<PairSpec> pairs = PairsArgument(info, 1);
+  auto ids = std::make_shared<std::vector<uint64_t>>();
+  return Work::Start(
+      info.Env(),
+      OnStore(HandleArgument(info),
+              [pairs, ids](Store& store) { return store.Establish(pairs, ids.get()); }),
+      [ids](Napi::Env env) { return ToJs(env, *ids); });
+}
+
+// withdraw(handle, relationship id) -> Promise
+Napi::Value Withdraw(const Napi::CallbackInfo& info) {
+  const uint64_t id = IntegerArgument(info, 1, "relationship id", kMaxCount);
+  return Work::Start(
+      info.Env(), OnStore(HandleArgument(info), [id](Store& store) { return store.Withdraw(id); }));
+}
+
+// relationships(handle) -> object[]
+Napi::Value Relationships(const Napi::CallbackInfo& info) {
+  return ToJs(info.Env(), UseArgument(info).store().ListRelationships());
+}
+
+// copyBatch(handle, relationship id, first track, max tracks) -> object. Blocks.
+Napi::Value CopyBatch(const Napi::CallbackInfo& info) {
+  const uint64_t id = IntegerArgument(info, 1, "relationship id", kMaxCount);
+  const uint64_t first_track = IntegerArgument(info, 2, "first track", kMaxCount);
+  const auto max_tracks = static_cast<uint32_t>(IntegerArgument(info, 3, "max tracks", UINT32_MAX));
+  Result<CopyBatchResult> batch = UseArgument(info).store().CopyBatch(id, first_track, max_tracks);
+  if (!batch.ok()) throw MakeError(info.Env(), batch.status());
+  return ToJs(info.Env(), batch.value());
+}
+
+// Connections -----------------------------------------------------------------
+
+// onClosed(callback): who hears of this environment's connections that end; see ClosedNotifier.
+// Once per environment, before the first adopt.
+void OnClosed(const Napi::CallbackInfo& info) {
+  Napi::Env env = info.Env();
+  if (!info[0].IsFunction()) throw MakeError(env, Status(Code::kInvalid, "callback missing"));
+  auto* environment = env.GetInstanceData<Environment>();
+  if (environment->notifier) environment->notifier->Disable();
+  auto notifier = std::make_shared<ClosedNotifier>(env, info[0].As<Napi::Function>());
+  environment->notifier = notifier;
+  // Its Rule 2: after the function was made.
+  env.AddCleanupHook([notifier] { notifier->Disable(); });
+}
+
+// The descriptor goes on living when libuv closes its own. The flag is shared with that one, so the
+// caller destroys its socket in the same turn.
+Result<int> DuplicateBlocking(int fd) {
+  const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
+  if (copy < 0) return Status(Code::kInvalid, std::string("adopt: ") + std::strerror(errno));
+  const int flags = ::fcntl(copy, F_GETFL);
+  if (flags >= 0) ::fcntl(copy, F_SETFL, flags & ~O_NONBLOCK);
+  return copy;
+}
+
+// adopt(handle, fd, volume id, structured replies, read only, leftover) -> connection id
+Napi::Value Adopt(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const PoolHandle handle = HandleArgument(info);
+  const Pool::Use use = UseArgument(info);
+  const auto fd = static_cast<int>(IntegerArgument(info, 1, "fd", INT32_MAX));
+  nbd::ConnectionOptions options;
+  options.structured_replies = BooleanArgument(info, 3, "structuredReplies");
+  options.read_only = BooleanArgument(info, 4, "readOnly");
+  options.leftover = BytesArgument(info, 5, "leftover", nbd::kMaxLeftoverBytes);
+  const std::shared_ptr<ClosedNotifier> notifier = env.GetInstanceData<Environment>()->notifier;
+  if (!notifier) throw MakeError(env, Status(Code::kInvalid, "call onClosed before adopt"));
+  Result<Volume> volume = use.store().Attach(VolumeArgument(info, 2));
+  if (!volume.ok()) throw MakeError(env, volume.status());
+  options.volume = std::move(volume.value());
+  Result<int> copy = DuplicateBlocking(fd);
+  if (!copy.ok()) throw MakeError(env, copy.status());
+  options.fd = copy.value();
+  Result<uint64_t> id = use.server().Serve(
+      std::move(options), [notifier, handle](uint64_t closed_id, const nbd::CloseReport& report) {
+        notifier->Post(handle, closed_id, report);
+      });
+  if (!id.ok()) throw MakeError(env, id.status());
+  notifier->Opened(handle, id.value());
+  return ToJs(env, id.value());
+}
+
+// disconnect(handle, connection id)
+void Disconnect(const Napi::CallbackInfo& info) {
+  Result<Pool::Use> use = UsePool(HandleArgument(info));
+  // A closed pool has no connections left.
+  if (use.ok()) {
+    use.value().server().Stop(IntegerArgument(info, 1, "connection id", kMaxCount));
+  }
+}
+
+// sdNotify(state) -> whether somebody listens
+Napi::Value NotifySystemd(const Napi::CallbackInfo& info) {
+  const Status status = SdNotify(StringArgument(info, 0, "state"));
+  if (!status.ok() && status.code() != Code::kNotFound) throw MakeError(info.Env(), status);
+  return Napi::Boolean::New(info.Env(), status.ok());
+}
+
+}  // namespace
+
+static Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  env.SetInstanceData(new Environment);
+  const auto add = [&](const char* name, auto function) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
+  add("open", Open);
+  add("opened", Opened);
+  add("close", Close);
+  add("info", Info);
+  add("flush", Flush);
+  add("createVolume", CreateVolume);
+  add("deleteVolume", DeleteVolume);
+  add("volumes", Volumes);
+  add("volume", VolumeById);
+  add("establish", Establish);
+  add("withdraw", Withdraw);
+  add("relationships", Relationships);
+  add("copyBatch", CopyBatch);
+  add("onClosed", OnClosed);
+  add("adopt", Adopt);
+  add("disconnect", Disconnect);
+  add("sdNotify", NotifySystemd);
+  return exports;
+}
+
+}  // namespace flashlun::binding
+
+static Napi::Object InitAddon(Napi::Env env, Napi::Object exports) {
+  return flashlun::binding::Init(env, exports);
+}
+
+NODE_API_MODULE(flashlun_native, InitAddon)

@@ -1,0 +1,162 @@
+#include "binding/convert.h"
+
+#include <cmath>
+
+namespace flashlun::binding {
+namespace {
+
+constexpr double kMaxSafeInteger = 9007199254740991.0;
+
+[[noreturn]] void ThrowInvalid(Napi::Env env, const std::string& message) {
+  throw MakeError(env, Status(Code::kInvalid, message));
+}
+
+uint64_t ToInteger(Napi::Env env, const Napi::Value& value, const char* name, uint64_t max) {
+  const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
+  if (!(number >= 0 && number <= kMaxSafeInteger) || number != std::floor(number) ||
+      static_cast<uint64_t>(number) > max) {
+    ThrowInvalid(env, std::string(name) + " must be an integer from 0 to " + std::to_string(max));
+  }
+  return static_cast<uint64_t>(number);
+}
+
+class ObjectBuilder {
+ public:
+  explicit ObjectBuilder(Napi::Env env) : env_(env), object_(Napi::Object::New(env)) {}
+  ObjectBuilder& Count(const char* name, uint64_t value) {
+    object_.Set(name, static_cast<double>(value));
+    return *this;
+  }
+  ObjectBuilder& Time(const char* name, int64_t unix_ms) {
+    object_.Set(name, static_cast<double>(unix_ms));
+    return *this;
+  }
+  ObjectBuilder& Flag(const char* name, bool value) {
+    object_.Set(name, Napi::Boolean::New(env_, value));
+    return *this;
+  }
+  ObjectBuilder& Text(const char* name, const std::string& value) {
+    object_.Set(name, value);
+    return *this;
+  }
+  Napi::Value Done() const { return object_; }
+
+ private:
+  Napi::Env env_;
+  Napi::Object object_;
+};
+
+}  // namespace
+
+Napi::Error MakeError(Napi::Env env, const Status& status) {
+  Napi::Error error = Napi::Error::New(env, status.message());
+  error.Set("code", Napi::String::New(env, CodeName(status.code())));
+  return error;
+}
+
+uint64_t IntegerArgument(const Napi::CallbackInfo& info, size_t index, const char* name,
+                         uint64_t max) {
+  return ToInteger(info.Env(), info[index], name, max);
+}
+
+bool BooleanArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  if (!info[index].IsBoolean()) ThrowInvalid(info.Env(), std::string(name) + " must be a boolean");
+  return info[index].As<Napi::Boolean>().Value();
+}
+
+std::string StringArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  if (!info[index].IsString()) ThrowInvalid(info.Env(), std::string(name) + " must be a string");
+  return info[index].As<Napi::String>().Utf8Value();
+}
+
+std::vector<uint8_t> BytesArgument(const Napi::CallbackInfo& info, size_t index, const char* name,
+                                   size_t max_bytes) {
+  const Napi::Value value = info[index];
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) {
+    ThrowInvalid(info.Env(), std::string(name) + " must be a Uint8Array");
+  }
+  const Napi::Uint8Array bytes = value.As<Napi::Uint8Array>();
+  if (bytes.ByteLength() > max_bytes) {
+    ThrowInvalid(info.Env(), std::string(name) + " is longer than " + std::to_string(max_bytes));
+  }
+  return std::vector<uint8_t>(bytes.Data(), bytes.Data() + bytes.ByteLength());
+}
+
+std::vector<PairSpec> PairsArgument(const Napi::CallbackInfo& info, size_t index) {
+  const Napi::Env env = info.Env();
+  if (!info[index].IsArray()) ThrowInvalid(env, "pairs must be an array");
+  const Napi::Array array = info[index].As<Napi::Array>();
+  if (array.Length() > kMaxPairsPerEstablish) {
+    ThrowInvalid(env, "more than " + std::to_string(kMaxPairsPerEstablish) + " pairs at once");
+  }
+  std::vector<PairSpec> pairs;
+  for (uint32_t i = 0; i < array.Length(); i++) {
+    const Napi::Value item = array.Get(i);
+    if (!item.IsObject()) ThrowInvalid(env, "a pair must be an object");
+    const Napi::Object object = item.As<Napi::Object>();
+    PairSpec pair;
+    pair.source_id =
+        static_cast<uint16_t>(ToInteger(env, object.Get("sourceId"), "sourceId", UINT16_MAX));
+    pair.target_id =
+        static_cast<uint16_t>(ToInteger(env, object.Get("targetId"), "targetId", UINT16_MAX));
+    if (object.Get("noCopy").ToBoolean().Value()) pair.flags |= kRelNoCopy;
+    pairs.push_back(pair);
+  }
+  return pairs;
+}
+
+Napi::Value ToJs(Napi::Env env, const VolumeInfo& volume) {
+  return ObjectBuilder(env)
+      .Count("id", volume.id)
+      .Text("name", volume.name)
+      .Count("sizeBytes", volume.size_bytes)
+      .Time("createdUnixMs", volume.created_unix_ms)
+      .Count("mappedTracks", volume.mapped_tracks)
+      .Count("attached", volume.attached)
+      .Count("readOps", volume.read_ops)
+      .Count("readBytes", volume.read_bytes)
+      .Count("writeOps", volume.write_ops)
+      .Count("writeBytes", volume.write_bytes)
+      .Count("flushOps", volume.flush_ops)
+      .Count("trimOps", volume.trim_ops)
+      .Count("zeroOps", volume.zero_ops)
+      .Count("errorOps", volume.error_ops)
+      .Count("redirectedTracks", volume.redirected_tracks)
+      .Done();
+}
+
+Napi::Value ToJs(Napi::Env env, const RelationshipInfo& relationship) {
+  return ObjectBuilder(env)
+      .Count("id", relationship.id)
+      .Count("sourceId", relationship.source_id)
+      .Count("targetId", relationship.target_id)
+      .Flag("noCopy", (relationship.flags & kRelNoCopy) != 0)
+      .Time("t0UnixMs", relationship.t0_unix_ms)
+      .Count("outOfSyncTracks", relationship.out_of_sync_tracks)
+      .Count("totalTracks", relationship.total_tracks)
+      .Count("copiedTracks", relationship.copied_tracks)
+      .Done();
+}
+
+Napi::Value ToJs(Napi::Env env, const CopyBatchResult& batch) {
+  return ObjectBuilder(env)
+      .Count("copiedTracks", batch.copied_tracks)
+      .Count("nextTrack", batch.next_track)
+      .Flag("done", batch.done)
+      .Done();
+}
+
+Napi::Value ToJs(Napi::Env env, const StoreInfo& store) {
+  return ObjectBuilder(env)
+      .Count("capacityTracks", store.capacity_tracks)
+      .Count("usedTracks", store.used_tracks)
+      .Count("commits", store.commits)
+      .Count("checkpoints", store.checkpoints)
+      .Count("flushes", store.flushes)
+      .Flag("recoveredUnclean", store.recovered_unclean)
+      .Count("recoveredRecords", store.recovered_records)
+      .Text("poisoned", store.poisoned)
+      .Done();
+}
+
+}  // namespace flashlun::binding

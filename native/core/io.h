@@ -1,0 +1,82 @@
+// Io: the only way native/core reaches files, memory that outlives the process, clocks and threads.
+//
+// Two backends: ThreadIo (thread_io.h, buffered files, system threads) and SimIo (../test/sim_io.h,
+// a simulated disk and cooperative fibers). Because the engine itself is the same code over both,
+// the simulation tests what ships.
+//
+// Thread safety: every method may be called from any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "core/status.h"
+
+namespace flashlun {
+
+// An open file. Offsets and lengths are bytes. Short transfers are completed inside or reported as
+// errors.
+class File {
+ public:
+  virtual ~File() = default;
+  // Fills buf; bytes beyond the end of the file read as zero (track files are sparse).
+  virtual Status Pread(uint64_t offset, void* buf, size_t len) = 0;
+  // As Pread, but returns kWouldBlock when it would have to wait for the disk.
+  virtual Status PreadNoWait(uint64_t offset, void* buf, size_t len) = 0;
+  // All of it is in the page cache (survives SIGKILL) when this returns OK. kNoSpace, kIo.
+  virtual Status Pwrite(uint64_t offset, const void* buf, size_t len) = 0;
+  // All completed writes survive power loss when this returns OK.
+  virtual Status Fdatasync() = 0;
+  virtual Result<uint64_t> Size() = 0;
+  virtual Status Truncate(uint64_t size) = 0;
+  const std::string& path() const { return path_; }
+
+ protected:
+  explicit File(std::string path) : path_(std::move(path)) {}
+
+ private:
+  std::string path_;
+};
+
+// A MAP_SHARED mapping of a file: what is stored there survives SIGKILL, not power loss.
+class SharedMemory {
+ public:
+  virtual ~SharedMemory() = default;
+  virtual uint8_t* data() = 0;
+  virtual size_t size() const = 0;
+};
+
+// A system thread or a fiber; Join waits for its function to return.
+class Task {
+ public:
+  virtual ~Task() = default;
+  virtual void Join() = 0;
+};
+
+class Io {
+ public:
+  virtual ~Io() = default;
+  // Makes the directory when missing (one level). OK when it exists.
+  virtual Status MakeDir(const std::string& path) = 0;
+  virtual bool Exists(const std::string& path) = 0;
+  virtual Result<std::unique_ptr<File>> OpenFile(const std::string& path, bool create) = 0;
+  // Replaces `to` atomically; durable after SyncDir.
+  virtual Status Rename(const std::string& from, const std::string& to) = 0;
+  // Makes entries of the directory durable (created files, renames).
+  virtual Status SyncDir(const std::string& path) = 0;
+  // Exclusive lock held until the returned object dies; kLocked when another process (or Store) has
+  // it.
+  virtual Result<std::shared_ptr<void>> Lock(const std::string& path) = 0;
+  virtual Result<std::unique_ptr<SharedMemory>> MapShared(const std::string& path, size_t size) = 0;
+  // Changes with every boot of the machine, never during one.
+  virtual std::string BootId() = 0;
+  // 36 characters, never the same twice.
+  virtual std::string NewUuid() = 0;
+  virtual int64_t UnixMs() = 0;
+  virtual std::unique_ptr<Task> Spawn(const char* name, std::function<void()> body) = 0;
+};
+
+}  // namespace flashlun

@@ -1,0 +1,49 @@
+// Every limit of the native side, with its reason. src/base/limits.ts holds the TypeScript side's.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace flashlun {
+
+// A track is the unit of mapping, sharing and copying: 64 KiB, the ESS's
+// (shared/reference/ess.md 2.4).
+inline constexpr uint32_t kTrackShift = 16;
+inline constexpr uint32_t kTrackBytes = 1u << kTrackShift;
+// A sub-block is the unit of the own/zero masks and of old-or-new atomicity: one page, what file
+// systems write.
+inline constexpr uint32_t kSubShift = 12;
+inline constexpr uint32_t kSubBytes = 1u << kSubShift;
+inline constexpr uint32_t kSubsPerTrack = kTrackBytes / kSubBytes;
+inline constexpr uint16_t kFullMask = 0xffff;
+static_assert(kSubsPerTrack == 16, "masks are 16 bits wide");
+
+// Map fan-out: a leaf of 512 entries covers 32 MiB and is one 4 KiB page; an index node covers 8
+// GiB.
+inline constexpr uint32_t kLeafTracks = 512;
+inline constexpr uint32_t kIndexLeaves = 256;
+inline constexpr uint64_t kIndexTracks = uint64_t{kLeafTracks} * kIndexLeaves;
+
+// 16 fixed-block LSSs (10-1F) of 256 volumes each (ess.md 2.2).
+inline constexpr uint32_t kMaxVolumes = 4096;
+// Reference counts are 16 bits; one leaf entry and one base per volume is the most a track can have
+// (trap T19). Twice that again while deferred drops are pending.
+static_assert(kMaxVolumes * 4 < 65535, "ref[] is 16 bits");
+// 64 TiB: a root of 8192 index nodes, far above the ESS's 2 TB, and safe as a JavaScript number.
+inline constexpr uint64_t kMaxVolumeBytes = uint64_t{64} << 40;
+inline constexpr uint64_t kMinVolumeBytes = kTrackBytes;
+// UTF-8 bytes of a volume's name; NBD allows 4096 for an export name, people read 64.
+inline constexpr size_t kMaxNameBytes = 64;
+// Pairs of one establish: one transaction must fit one journal group (16,384 records) with room to
+// spare.
+inline constexpr size_t kMaxPairsPerEstablish = 1024;
+// Threads (and fibers of the simulation) that may run volume I/O at the same time: connections,
+// slow-path pool, workers.
+inline constexpr size_t kMaxOpSlots = 1024;
+// Longest NBD payload we accept: 32 MiB, what QEMU, nbd.ko and libnbd send at most (proto.md "Size
+// constraints").
+inline constexpr uint32_t kMaxPayloadBytes = 32u << 20;
+// Physical tracks are 40-bit numbers in entries; 2^32 tracks is 256 TiB of pool.
+inline constexpr uint64_t kMaxPoolTracks = uint64_t{1} << 32;
+
+}  // namespace flashlun

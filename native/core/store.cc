@@ -1,0 +1,119 @@
+// The public face of the engine: thin calls into StoreImpl.
+#include "core/store.h"
+
+#include "core/check.h"
+#include "core/store_impl.h"
+
+namespace flashlun {
+
+Store::Store(std::unique_ptr<StoreImpl> impl) : impl_(std::move(impl)) {}
+Store::~Store() = default;
+
+Result<std::unique_ptr<Store>> Store::Open(Io& io, const StoreOptions& options) {
+  auto impl = std::make_unique<StoreImpl>(io, options);
+  if (Status status = impl->Open(); !status.ok()) return status;
+  return std::unique_ptr<Store>(new Store(std::move(impl)));
+}
+
+Status Store::Close() { return impl_->Close(); }
+
+Status Store::CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name) {
+  return impl_->CreateVolume(id, size_bytes, name);
+}
+Status Store::DeleteVolume(uint16_t id) { return impl_->DeleteVolume(id); }
+std::vector<VolumeInfo> Store::ListVolumes() { return impl_->ListVolumes(); }
+Result<VolumeInfo> Store::GetVolume(uint16_t id) { return impl_->GetVolume(id); }
+
+Result<Volume> Store::Attach(uint16_t id) {
+  Result<std::shared_ptr<VolumeState>> state = impl_->AttachState(id);
+  if (!state.ok()) return state.TakeStatus();
+  Volume volume;
+  volume.store_ = impl_.get();
+  volume.state_ = state.value();
+  // One count for all copies of the handle: the last one gives it back.
+  volume.attachment_ = std::shared_ptr<void>(
+      nullptr, [held = volume.state_](void*) { held->attached.fetch_sub(1); });
+  return volume;
+}
+
+Status Store::Establish(std::span<const PairSpec> pairs, std::vector<uint64_t>* ids) {
+  return impl_->Establish(pairs, ids);
+}
+Status Store::Withdraw(uint64_t relationship_id) { return impl_->Withdraw(relationship_id); }
+std::vector<RelationshipInfo> Store::ListRelationships() { return impl_->ListRelationships(); }
+Result<CopyBatchResult> Store::CopyBatch(uint64_t relationship_id, uint64_t first_track,
+                                         uint32_t max_tracks) {
+  return impl_->CopyBatch(relationship_id, first_track, max_tracks);
+}
+void Store::FlushAsync(FlushWaiter* waiter) { impl_->FlushAsync(waiter); }
+Status Store::Flush() { return impl_->Flush(); }
+StoreInfo Store::Info() { return impl_->Info(); }
+OpSlot* Store::AcquireSlot() { return impl_->epochs().AcquireSlot(); }
+void Store::ReleaseSlot(OpSlot* slot) { impl_->epochs().ReleaseSlot(slot); }
+
+uint16_t Volume::id() const { return state_->id; }
+uint64_t Volume::size_bytes() const { return state_->size_bytes; }
+
+Status Volume::Read(OpSlot& slot, uint64_t offset_bytes, void* buf, size_t len, ReadMode mode) {
+  return store_->Read(slot, *state_, offset_bytes, buf, len, mode);
+}
+Status Volume::Write(OpSlot& slot, uint64_t offset_bytes, const void* buf, size_t len) {
+  return store_->Write(slot, *state_, offset_bytes, buf, len);
+}
+Status Volume::WriteZeroes(OpSlot& slot, uint64_t offset_bytes, uint64_t len, bool no_hole) {
+  return store_->WriteZeroes(slot, *state_, offset_bytes, len, no_hole);
+}
+Status Volume::Trim(OpSlot& slot, uint64_t offset_bytes, uint64_t len) {
+  return store_->Trim(slot, *state_, offset_bytes, len);
+}
+void Volume::CountFlush() { state_->counters[0].flush_ops.fetch_add(1, std::memory_order_relaxed); }
+
+VolumeInfo StoreImpl::InfoOf(const VolumeState& volume) const {
+  VolumeInfo info;
+  info.id = volume.id;
+  info.name = volume.name;
+  info.size_bytes = volume.size_bytes;
+  info.created_unix_ms = volume.created_unix_ms;
+  info.mapped_tracks = volume.mapped_tracks;
+  info.attached = volume.attached.load();
+  for (const IoCounters& copy : volume.counters) {
+    info.read_ops += copy.read_ops.load(std::memory_order_relaxed);
+    info.read_bytes += copy.read_bytes.load(std::memory_order_relaxed);
+    info.write_ops += copy.write_ops.load(std::memory_order_relaxed);
+    info.write_bytes += copy.write_bytes.load(std::memory_order_relaxed);
+    info.flush_ops += copy.flush_ops.load(std::memory_order_relaxed);
+    info.trim_ops += copy.trim_ops.load(std::memory_order_relaxed);
+    info.zero_ops += copy.zero_ops.load(std::memory_order_relaxed);
+    info.error_ops += copy.error_ops.load(std::memory_order_relaxed);
+    info.redirected_tracks += copy.redirected.load(std::memory_order_relaxed);
+  }
+  return info;
+}
+
+std::vector<VolumeInfo> StoreImpl::ListVolumes() {
+  auto lock = state_.Acquire();
+  std::vector<VolumeInfo> list;
+  list.reserve(volumes_.size());
+  for (const auto& [id, volume] : volumes_) list.push_back(InfoOf(*volume));
+  return list;
+}
+
+Result<VolumeInfo> StoreImpl::GetVolume(uint16_t id) {
+  auto lock = state_.Acquire();
+  const auto it = volumes_.find(id);
+  if (it == volumes_.end()) return Status(Code::kNotFound);
+  return InfoOf(*it->second);
+}
+
+StoreInfo StoreImpl::Info() {
+  auto lock = state_.Acquire();
+  StoreInfo info = counters_;
+  info.capacity_tracks = map_->allocator().capacity();
+  info.used_tracks = map_->allocator().used();
+  info.last_lsn = last_lsn_;
+  info.durable_lsn = durable_lsn_;
+  info.poisoned = poisoned_;
+  return info;
+}
+
+}  // namespace flashlun

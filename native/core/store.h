@@ -1,0 +1,206 @@
+// Store: one open pool. Volumes are tables of pointers to 64 KiB tracks; FlashCopy Establish shares
+// the table.
+//
+// This header is all that native/nbd and native/binding see of the engine. Design:
+// ../../shared/design/track-store.md section 3, ARCHITECTURE.md "Track store".
+//
+// Thread safety: every method of Store and Volume may be called from any thread, concurrently.
+// Volume I/O needs an OpSlot of the calling thread. Methods marked "blocks" may wait for the disk
+// and must not run on Node's main thread.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/limits.h"
+#include "core/status.h"
+
+namespace flashlun {
+
+class Io;
+class StoreImpl;
+struct VolumeState;
+
+struct StoreOptions {
+  std::string dir;  // pool directory; created when missing
+  uint64_t capacity_bytes = uint64_t{1}
+                            << 40;  // most the track file may grow to; stored at first open
+  uint64_t journal_blocks =
+      8192;  // 4 KiB blocks of the journal ring (32 MiB); stored at first open
+  uint64_t kill_ring_bytes = uint64_t{8} << 20;  // shared-memory ring for SIGKILL safety
+  uint32_t autocommit_ms = 1000;  // un-flushed records become durable at the latest after this
+};
+
+struct VolumeInfo {
+  uint16_t id = 0;   // LLVV, for example 0x1203
+  std::string name;  // may be empty
+  uint64_t size_bytes = 0;
+  int64_t created_unix_ms = 0;
+  uint64_t mapped_tracks =
+      0;  // tracks with data of their own or shared; the thin "used" figure is this * 64 KiB
+  uint32_t attached = 0;  // live Volume handles
+  // Host I/O since the store was opened.
+  uint64_t read_ops = 0, read_bytes = 0, write_ops = 0, write_bytes = 0;
+  uint64_t flush_ops = 0, trim_ops = 0, zero_ops = 0, error_ops = 0;
+  uint64_t redirected_tracks =
+      0;  // writes that went to a fresh track because the old one was shared
+};
+
+enum RelationshipFlag : uint32_t {
+  kRelNoCopy = 1u << 0,  // no background copy; stays until withdrawn
+};
+
+struct PairSpec {
+  uint16_t source_id = 0;
+  uint16_t target_id = 0;
+  uint32_t flags = 0;  // RelationshipFlag bits
+};
+
+struct RelationshipInfo {
+  uint64_t id = 0;
+  uint16_t source_id = 0;
+  uint16_t target_id = 0;
+  uint32_t flags = 0;
+  int64_t t0_unix_ms = 0;
+  uint64_t out_of_sync_tracks =
+      0;  // target tracks whose T0 data is still only shared, not yet on a track of its own
+  uint64_t total_tracks = 0;   // tracks of the source
+  uint64_t copied_tracks = 0;  // by background copy, since the store was opened
+};
+
+struct CopyBatchResult {
+  uint32_t copied_tracks = 0;  // tracks physically copied by this call
+  uint64_t next_track = 0;     // pass as `first_track` of the next call
+  bool done = false;  // nothing is left to copy; the relationship has ended (record written)
+};
+
+struct StoreInfo {
+  uint64_t capacity_tracks = 0;  // limit of the track file
+  uint64_t used_tracks = 0;      // referenced by any leaf, or waiting for a deferred drop
+  uint64_t commits = 0;          // journal groups made durable
+  uint64_t checkpoints = 0;
+  uint64_t flushes = 0;
+  uint64_t last_lsn = 0, durable_lsn = 0;
+  bool recovered_unclean = false;  // the last session did not close the pool
+  uint64_t recovered_records = 0;  // journal and kill-ring records replayed at open
+  std::string poisoned;            // empty, or why the pool stopped
+};
+
+// A thread's place in the epoch scheme: says which epoch its current operation began in. One
+// operation at a time. Obtain with Store::AcquireSlot, give back with ReleaseSlot; cheap to keep
+// for a thread's life.
+struct alignas(64) OpSlot {
+  std::atomic<uint64_t> epoch{0};  // 0: idle
+  std::atomic<const VolumeState*> volume{nullptr};
+  std::atomic<bool> taken{false};
+};
+
+enum class ReadMode {
+  kBlocking,
+  kNoWait,  // RWF_NOWAIT: returns kWouldBlock instead of waiting for the disk; buf is then
+            // undefined
+};
+
+// Completion of an asynchronous flush. The caller owns the object and keeps it alive until Done
+// ran.
+class FlushWaiter {
+ public:
+  virtual ~FlushWaiter() = default;
+  // Runs on the store's commit thread (or inside FlushAsync when nothing was pending). Must not
+  // block.
+  virtual void Done(const Status& status) = 0;
+  FlushWaiter* next = nullptr;  // link of the store's queue
+};
+
+// An attached volume. While handles exist the volume cannot be deleted. Copyable like a shared_ptr.
+class Volume {
+ public:
+  Volume() = default;
+  uint16_t id() const;
+  uint64_t size_bytes() const;
+
+  // Preconditions of all four: offset + len <= size_bytes(). Any alignment. Each call may block on
+  // the volume's gate for the milliseconds of an establish that has this volume as target. A reply
+  // may leave as soon as they return OK: the effect is then visible to every connection and
+  // survives SIGKILL.
+  Status Read(OpSlot& slot, uint64_t offset_bytes, void* buf, size_t len, ReadMode mode);
+  Status Write(OpSlot& slot, uint64_t offset_bytes, const void* buf, size_t len);
+  // Reads back as zero afterwards, exactly the range. no_hole: keeps (or makes) every track mapped,
+  // by writing zeroes.
+  Status WriteZeroes(OpSlot& slot, uint64_t offset_bytes, uint64_t len, bool no_hole);
+  // Un-maps whole sub-blocks inside the range; the ragged ends keep their content (proto.md
+  // NBD_CMD_TRIM: a hint).
+  Status Trim(OpSlot& slot, uint64_t offset_bytes, uint64_t len);
+
+  // Counts a flush on this volume (FlushAsync itself is per store).
+  void CountFlush();
+
+ private:
+  friend class Store;
+  friend class StoreImpl;
+  StoreImpl* store_ = nullptr;
+  std::shared_ptr<VolumeState> state_;
+  std::shared_ptr<void> attachment_;  // releases the attach count
+};
+
+class Store {
+ public:
+  // Opens the pool in options.dir, making it when the directory holds none. Recovers after a crash
+  // (3.7). Blocks. Errors: kLocked (another process), kCorrupt (names the file and what to do),
+  // kIo, kNoSpace.
+  static Result<std::unique_ptr<Store>> Open(Io& io, const StoreOptions& options);
+  ~Store();
+
+  // Commits, checkpoints and closes. No operation may be running. Blocks. Idempotent.
+  Status Close();
+
+  // Durable when it returns. Blocks.
+  Status CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name);
+  // kBusy while attached or in a relationship. Blocks.
+  Status DeleteVolume(uint16_t id);
+  std::vector<VolumeInfo> ListVolumes();
+  Result<VolumeInfo> GetVolume(uint16_t id);
+  // kNotFound.
+  Result<Volume> Attach(uint16_t id);
+
+  // Establishes all pairs at one point in time (T0), or none. Durable when it returns. ids gets one
+  // relationship id a pair. Blocks. Errors: kNotFound, kInvalid (source = target, target smaller,
+  // volume twice as target), kBusy (target already in a relationship), kTimeout.
+  Status Establish(std::span<const PairSpec> pairs, std::vector<uint64_t>* ids);
+  // Ends the relationship; the target keeps its T0 content (better than the ESS,
+  // track-store.md 3.0). Blocks.
+  Status Withdraw(uint64_t relationship_id);
+  std::vector<RelationshipInfo> ListRelationships();
+  // Background copy: gives up to max_tracks of the target, from first_track on, tracks of their
+  // own. Blocks for the disk; takes no lock between tracks. kNotFound when the relationship has
+  // ended meanwhile (withdrawn).
+  Result<CopyBatchResult> CopyBatch(uint64_t relationship_id, uint64_t first_track,
+                                    uint32_t max_tracks);
+
+  // Everything acknowledged before the call becomes safe against power loss before Done (proto.md
+  // NBD_CMD_FLUSH; holds across connections, so CAN_MULTI_CONN is honest).
+  void FlushAsync(FlushWaiter* waiter);
+  // The same, waiting. Blocks.
+  Status Flush();
+
+  StoreInfo Info();
+
+  // nullptr when kMaxOpSlots are taken.
+  OpSlot* AcquireSlot();
+  void ReleaseSlot(OpSlot* slot);
+
+  // For native/test: what is behind the face.
+  StoreImpl& impl() { return *impl_; }
+
+ private:
+  friend class StoreImpl;
+  explicit Store(std::unique_ptr<StoreImpl> impl);
+  std::unique_ptr<StoreImpl> impl_;
+};
+
+}  // namespace flashlun

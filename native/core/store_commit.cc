@@ -1,0 +1,384 @@
+// Group commit, deferred drops, poison, checkpoints (track-store.md 3.5).
+//
+// One commit:
+//   1 cut := last LSN; take the waiting flushes and the records      (before 2: what completes
+//   later is not covered, T4) 2 fdatasync the tracks, if any write completed since the last (before
+//   3: a durable record must not point at data
+//                                                                      that can still be lost, T3)
+//   3 write the records as one journal group, fdatasync the journal
+//   4 answer the flushes; the drops of records <= cut may take effect once the operations of
+//   today's epoch have ended
+//
+// With no records, step 3 is nothing: a flush of in-place writes costs one fdatasync.
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "core/check.h"
+#include "core/mutation.h"
+#include "core/store_impl.h"
+
+namespace flashlun {
+namespace {
+
+// A commit starts early when this many records wait: 4,096 records are 128 KiB of journal, well
+// under a millisecond.
+constexpr uint64_t kAutocommitRecords = 4096;
+// How often a waiting grace period is looked at. Readers end in microseconds; a slow disk read in
+// milliseconds.
+constexpr std::chrono::milliseconds kGracePoll{5};
+
+}  // namespace
+
+Status CopyOf(const Status& status) {
+  return status.ok() ? Status::Ok() : Status(status.code(), status.message());
+}
+
+uint64_t StoreImpl::AppendRecord(const void* record, size_t length) {
+  const uint64_t lsn = ++last_lsn_;
+  pending_.Append(lsn, record, length);
+  if (!Mutated(Mutation::kLateKillRing)) ring_->Append(lsn, record, length);
+  if (pending_.count == 1 || pending_.count == kAutocommitRecords) commit_wanted_.NotifyAll();
+  // Soft limit at half the ring: operations that are past Throttle add one small record each, and
+  // the other half is far more than kMaxOpSlots of them need.
+  if (ring_->used_bytes() > ring_->capacity_bytes() / 2 && !throttled_.load()) {
+    throttled_.store(true);
+    commit_wanted_.NotifyAll();
+  }
+  return lsn;
+}
+
+void StoreImpl::Throttle() {
+  if (!throttled_.load(std::memory_order_relaxed)) [[likely]]
+    return;
+  auto lock = state_.Acquire();
+  while (throttled_.load() && poisoned_.empty()) progress_.Wait(lock);
+}
+
+void StoreImpl::FlushAsync(FlushWaiter* waiter) {
+  auto lock = state_.Acquire();
+  if (!poisoned_.empty()) {
+    lock.unlock();
+    return waiter->Done(PoisonedStatus());
+  }
+  ++counters_.flushes;
+  if (!commit_running_ && pending_.empty() && !data_dirty_.load()) {
+    lock.unlock();
+    return waiter->Done(Status::Ok());
+  }
+  waiter->next = nullptr;
+  *waiters_end_ = waiter;
+  waiters_end_ = &waiter->next;
+  commit_wanted_.NotifyAll();
+}
+
+namespace {
+
+class BlockingFlush final : public FlushWaiter {
+ public:
+  void Done(const Status& status) override {
+    auto lock = monitor_.Acquire();
+    status_ = CopyOf(status);
+    done_ = true;
+    // Under the lock: once it is released, Wait may return and this object be gone.
+    ended_.NotifyAll();
+  }
+  Status Wait() {
+    auto lock = monitor_.Acquire();
+    while (!done_) ended_.Wait(lock);
+    return std::move(status_);
+  }
+
+ private:
+  Monitor monitor_;
+  Condition ended_;
+  bool done_ = false;
+  Status status_;
+};
+
+}  // namespace
+
+Status StoreImpl::Flush() {
+  BlockingFlush flush;
+  FlushAsync(&flush);
+  return flush.Wait();
+}
+
+bool StoreImpl::CommitNeeded() const {
+  return waiters_ != nullptr || pending_.count >= kAutocommitRecords || throttled_.load() ||
+         space_wanted_;
+}
+
+void StoreImpl::CommitLoop() {
+  auto lock = state_.Acquire();
+  const std::chrono::milliseconds autocommit(options_.autocommit_ms);
+  std::chrono::milliseconds waited{0};  // since records began to wait
+  while (!stopping_) {
+    if (!CommitNeeded()) {
+      if (pending_.empty() && grace_.empty()) {
+        commit_wanted_.Wait(lock);
+      } else {
+        const auto pause = grace_.empty() ? autocommit : std::min(autocommit, kGracePoll);
+        commit_wanted_.WaitFor(lock, pause);
+        waited += pause;
+      }
+    }
+    if (CommitNeeded() || (!pending_.empty() && waited >= autocommit)) {
+      CommitOnce(lock);
+      waited = std::chrono::milliseconds{0};
+    }
+    Reclaim(lock);
+  }
+  // Closing: whatever was acknowledged becomes durable; nobody is left waiting.
+  if (!pending_.empty() || waiters_ != nullptr || data_dirty_.load()) CommitOnce(lock);
+  Reclaim(lock);
+}
+
+void StoreImpl::CommitOnce(Monitor::Lock& lock) {
+  uint64_t cut = last_lsn_;
+  FlushWaiter* flushes = std::exchange(waiters_, nullptr);
+  waiters_end_ = &waiters_;
+  std::swap(pending_, spare_);
+  uint64_t ring_head = ring_->head();
+  JournalPosition position = position_;
+  commit_running_ = true;
+  space_wanted_ = false;
+  lock.unlock();
+
+  Status status = is_poisoned_.load() ? PoisonedStatus() : Status::Ok();
+  // Cleared before the flush: a write that completes from here on sets it again for the next one.
+  if (status.ok() && data_dirty_.exchange(false) && !Mutated(Mutation::kNoDataFlush))
+    status = SyncData();
+  if (Mutated(Mutation::kLateCut)) {
+    lock.lock();
+    spare_.bytes.insert(spare_.bytes.end(), pending_.bytes.begin(), pending_.bytes.end());
+    if (spare_.count == 0) spare_.first_lsn = pending_.first_lsn;
+    spare_.count += pending_.count;
+    pending_.Clear();
+    cut = last_lsn_;
+    ring_head = ring_->head();
+    lock.unlock();
+  }
+  if (status.ok()) status = WriteCommit(spare_, &position);
+
+  lock.lock();
+  if (status.ok()) {
+    position_ = position;
+    if (spare_.count != 0) ++counters_.commits;
+    durable_lsn_ = cut;
+    ring_->SetTail(ring_head);
+    if (ring_->used_bytes() <= ring_->capacity_bytes() / 2) throttled_.store(false);
+    MoveDropsToGrace(cut);
+    if (JournalUsed() > journal_->blocks() / 4) {
+      checkpoint_wanted_flag_ = true;
+      checkpoint_wanted_.NotifyAll();
+    }
+  }
+  spare_.Clear();
+  commit_running_ = false;
+  progress_.NotifyAll();
+  lock.unlock();
+  while (flushes != nullptr) {
+    FlushWaiter* next = flushes->next;  // the waiter may be gone after Done
+    flushes->Done(status);
+    flushes = next;
+  }
+  lock.lock();
+}
+
+Status StoreImpl::WriteCommit(RecordBatch& batch, JournalPosition* position) {
+  if (batch.empty()) return Status::Ok();
+  if (Status status = WaitForJournalRoom(Journal::BlocksFor(batch)); !status.ok()) return status;
+  Result<JournalPosition> next = journal_->WriteGroup(*position, open_epoch_, batch);
+  if (!next.ok()) {
+    Poison(next.status(), "the journal write");
+    return PoisonedStatus();
+  }
+  *position = next.value();
+  return Status::Ok();
+}
+
+// Blocks between the oldest one that a recovery may need and the next one. The previous checkpoint
+// counts: it is what an open falls back to (trap T11).
+uint64_t StoreImpl::JournalUsed() const {
+  return position_.next_seq - superblock_.current.replay.next_seq;
+}
+
+Status StoreImpl::WaitForJournalRoom(uint64_t blocks) {
+  auto lock = state_.Acquire();
+  for (;;) {
+    if (!poisoned_.empty()) {
+      lock.unlock();
+      return PoisonedStatus();
+    }
+    const uint64_t tail = superblock_.previous.replay.next_seq;
+    if (position_.next_seq - tail + blocks <= journal_->blocks()) return Status::Ok();
+    // Up to two checkpoints move both the current and the previous one forward.
+    checkpoint_wanted_flag_ = true;
+    checkpoint_wanted_.NotifyAll();
+    progress_.Wait(lock);
+  }
+}
+
+void StoreImpl::MoveDropsToGrace(uint64_t durable_lsn) {
+  std::vector<Drop>& drops = map_->drops();
+  size_t ready = 0;
+  while (ready < drops.size() && drops[ready].lsn <= durable_lsn) ++ready;  // in LSN order
+  if (ready == 0) return;
+  const auto end = drops.begin() + static_cast<std::ptrdiff_t>(ready);
+  // The epoch that begins now: every operation that may still hold what these drops name began in
+  // an earlier one.
+  grace_.push_back(Grace{epochs_.Advance(), std::vector<Drop>(drops.begin(), end)});
+  drops.erase(drops.begin(), end);
+}
+
+void StoreImpl::Reclaim(Monitor::Lock& lock) {
+  while (!grace_.empty() && (Mutated(Mutation::kNoGrace) || epochs_.Passed(grace_.front().stamp))) {
+    std::vector<Drop> work = std::move(grace_.front().drops);
+    grace_.pop_front();
+    // One node at a time, the lock released in between: the end of a terabyte volume must not stall
+    // writers.
+    while (!work.empty()) {
+      const Drop drop = work.back();
+      work.pop_back();
+      map_->Apply(drop, &work);
+      if (drop.kind == Drop::Kind::kLeaf || drop.kind == Drop::Kind::kIndex) {
+        lock.unlock();
+        lock.lock();
+      }
+    }
+    progress_.NotifyAll();
+  }
+}
+
+void StoreImpl::ReclaimForSpace() {
+  auto lock = state_.Acquire();
+  // Two full commits: the first may have been under way before our drops were recorded.
+  for (int round = 0; round < 2 && poisoned_.empty(); ++round) {
+    space_wanted_ = true;
+    commit_wanted_.NotifyAll();
+    while ((space_wanted_ || commit_running_) && poisoned_.empty() && !stopping_)
+      progress_.Wait(lock);
+  }
+  for (unsigned pause = 0; pause < 200 && !grace_.empty(); ++pause) {
+    commit_wanted_.NotifyAll();
+    lock.unlock();
+    PollPause(pause);
+    lock.lock();
+  }
+}
+
+// One at a time: the kernel reports a write-back error to one fdatasync only, so a second one
+// running beside it could return success over the same loss. Here the second comes after, and finds
+// the pool poisoned.
+Status StoreImpl::SyncData() {
+  auto lock = sync_monitor_.Acquire();
+  while (syncing_) sync_done_.Wait(lock);
+  syncing_ = true;
+  lock.unlock();
+  Status status = is_poisoned_.load() ? PoisonedStatus() : data_->Fdatasync();
+  if (!status.ok() && !is_poisoned_.load()) Poison(status, "the data flush");
+  lock.lock();
+  syncing_ = false;
+  sync_done_.NotifyAll();
+  return status;
+}
+
+// Trap T12: after a failed flush the kernel has forgotten which pages were dirty. Nothing may be
+// acknowledged any more; the state on disk is that of the last commit, and an open recovers it.
+void StoreImpl::Poison(const Status& status, const char* during) {
+  auto lock = state_.Acquire();
+  if (poisoned_.empty()) {
+    poisoned_ = std::string(during) + " failed (" + status.message() +
+                "); the pool stopped taking writes: fix the disk, then restart flashlun, which "
+                "recovers the last "
+                "flushed state";
+  }
+  is_poisoned_.store(true);
+  throttled_.store(false);
+  progress_.NotifyAll();
+}
+
+Status StoreImpl::PoisonedStatus() {
+  auto lock = state_.Acquire();
+  return Status(Code::kPoisoned, poisoned_);
+}
+
+void StoreImpl::RequestCheckpoint() {
+  auto lock = state_.Acquire();
+  checkpoint_wanted_flag_ = true;
+  checkpoint_wanted_.NotifyAll();
+}
+
+void StoreImpl::CheckpointLoop() {
+  auto lock = state_.Acquire();
+  while (!stopping_) {
+    if (!checkpoint_wanted_flag_) {
+      checkpoint_wanted_.Wait(lock);
+      continue;
+    }
+    checkpoint_wanted_flag_ = false;
+    checkpoint_running_ = true;
+    lock.unlock();
+    Status status = is_poisoned_.load() ? Status::Ok() : CheckpointOnce(false);
+    if (!status.ok()) Poison(status, "the checkpoint");
+    lock.lock();
+    checkpoint_running_ = false;
+    progress_.NotifyAll();
+  }
+}
+
+Status StoreImpl::CheckpointOnce(bool clean) {
+  Superblock next = superblock_;
+  CheckpointRef ref;
+  Capture capture;
+  {
+    auto lock = state_.Acquire();
+    std::vector<RelationState> relations;
+    for (const auto& [id, relation] : relations_) relations.push_back(relation);
+    capture.Begin(*map_, VolumePointers(), relations, last_lsn_, next_relation_);
+    ref.lsn = last_lsn_;
+    // A group that is being written right now begins at position_: replaying it again from here is
+    // harmless, because records up to `lsn` are skipped.
+    ref.replay = position_;
+  }
+  ref.slot = (superblock_.current.slot + 1) % kCheckpointSlots;
+  Status status = WriteCheckpointFile(capture, &ref);
+  {
+    auto lock = state_.Acquire();
+    map_->before_change = nullptr;
+  }
+  if (!status.ok()) return status;
+  // The checkpoint names tracks whose records may not have been committed: their data first (trap
+  // T3).
+  if (!Mutated(Mutation::kCheckpointNoFlush)) status = SyncData();
+  if (!status.ok()) return status;
+  next.previous = next.current;
+  next.current = ref;
+  next.clean = clean;
+  ++next.generation;
+  if (status = WriteSuperblock(*superblock_file_, next); !status.ok()) return status;
+  auto lock = state_.Acquire();
+  superblock_ = next;
+  ++counters_.checkpoints;
+  progress_.NotifyAll();
+  return Status::Ok();
+}
+
+Status StoreImpl::WriteCheckpointFile(Capture& capture, CheckpointRef* ref) {
+  CheckpointWriter writer(*checkpoints_[ref->slot], pool_uuid_, superblock_.generation + 1,
+                          ref->lsn);
+  Status status;
+  for (size_t i = 0; i < capture.leaf_count(); ++i) {
+    auto lock = state_.Acquire();
+    const LeafImage image =
+        capture.TakeOut(*map_, i);  // also after an error: no leaf may stay marked
+    lock.unlock();
+    if (status.ok()) status = writer.Append(image);
+  }
+  if (status.ok()) status = writer.Append(capture.TailSections());
+  if (status.ok()) status = writer.Finish(ref);
+  return status;
+}
+
+}  // namespace flashlun

@@ -1,0 +1,224 @@
+// StoreImpl: the parts of an open pool and how they work together.
+//
+// Files of a pool directory (docs/format.md):
+//   lock                    held while open
+//   meta                    superblock x 4, journal ring
+//   checkpoint-0, -1, -2    checkpoints in turn
+//   tracks                  label, then from 1 MiB on 64 KiB physical tracks
+//   ring                    kill ring (MAP_SHARED)
+//
+// Locks, in the order in which they may be taken:
+//   1 establish turn   one establish at a time
+//   2 track lock       one per operation, never two
+//   3 state lock       map edits, records, volumes, relationships; never held over Io (sync.h)
+// Readers and in-place writers take no state lock: they live in an epoch.
+//
+// Source files: store_open.cc recovery and close; store_io.cc read, write, zero; store_commit.cc
+// group commit, drops, checkpoints; store_copy.cc volumes and FlashCopy; store.cc the public face.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/checkpoint.h"
+#include "core/epoch.h"
+#include "core/io.h"
+#include "core/journal.h"
+#include "core/kill_ring.h"
+#include "core/map.h"
+#include "core/records.h"
+#include "core/store.h"
+#include "core/superblock.h"
+#include "core/sync.h"
+#include "core/track_locks.h"
+
+namespace flashlun {
+
+class StoreImpl {
+ public:
+  StoreImpl(Io& io, StoreOptions options) : io_(io), options_(std::move(options)) {}
+  ~StoreImpl();
+  StoreImpl(const StoreImpl&) = delete;
+  StoreImpl& operator=(const StoreImpl&) = delete;
+
+  Status Open();
+  Status Close();
+
+  Status CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name);
+  Status DeleteVolume(uint16_t id);
+  std::vector<VolumeInfo> ListVolumes();
+  Result<VolumeInfo> GetVolume(uint16_t id);
+  Result<std::shared_ptr<VolumeState>> AttachState(uint16_t id);
+
+  Status Establish(std::span<const PairSpec> pairs, std::vector<uint64_t>* ids);
+  Status Withdraw(uint64_t relationship_id);
+  std::vector<RelationshipInfo> ListRelationships();
+  Result<CopyBatchResult> CopyBatch(uint64_t relationship_id, uint64_t first_track,
+                                    uint32_t max_tracks);
+
+  Status Read(OpSlot& slot, VolumeState& volume, uint64_t offset, void* buf, size_t len,
+              ReadMode mode);
+  Status Write(OpSlot& slot, VolumeState& volume, uint64_t offset, const void* buf, size_t len);
+  Status WriteZeroes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
+                     bool no_hole);
+  Status Trim(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len);
+
+  void FlushAsync(FlushWaiter* waiter);
+  Status Flush();
+  // Takes a checkpoint now. For the simulation; the store otherwise decides itself.
+  void RequestCheckpoint();
+  StoreInfo Info();
+#ifdef FLASHLUN_MUTATIONS
+  // The simulation's view of T0: runs under the state lock, right after a pair was flipped.
+  std::function<void(const PairSpec&)> on_flip;
+#endif
+  Epochs& epochs() { return epochs_; }
+  IoCounters& CountersOf(const OpSlot& slot, VolumeState& volume) const {
+    return volume.counters[reinterpret_cast<uintptr_t>(&slot) / sizeof(OpSlot) % kCounterCopies];
+  }
+
+ private:
+  // store_open.cc
+  Status CreatePool();
+  Status OpenFiles();
+  Status Recover();
+  Status LoadMap(CheckpointRef* used);
+  Status ReplayJournal(const CheckpointRef& from);
+  void ReplayKillRing();
+  Status ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length);
+  Status ApplyMap(uint64_t lsn, const uint8_t* record);
+  Status ApplyEstablish(uint64_t lsn, const uint8_t* record);
+  Status ApplyCreate(const uint8_t* record);
+  Status BeginSession();
+  void StopTasks();
+  std::string PathOf(const char* name) const { return options_.dir + "/" + name; }
+  std::vector<VolumeState*> VolumePointers() const;
+
+  // store_io.cc
+  void Enter(OpSlot& slot, const VolumeState& volume, bool write);
+  void Leave(OpSlot& slot) { epochs_.Leave(slot); }
+  Status ReadEntry(const Entry& entry, uint32_t within, uint8_t* buf, size_t len, ReadMode mode);
+  Status WritePiece(VolumeState& volume, uint64_t track, uint32_t within, const uint8_t* data,
+                    size_t len, uint64_t* redirected);
+  Status WriteLocked(VolumeState& volume, uint64_t track, uint32_t within, const uint8_t* data,
+                     size_t len, uint64_t* redirected);
+  Status Redirect(VolumeState& volume, uint64_t track, const Map::Found& found, uint16_t touched,
+                  uint32_t within, const uint8_t* data, size_t len);
+  Status CarryOver(const Entry& from, uint16_t subs, uint64_t to_track);
+  Status ZeroPiece(VolumeState& volume, uint64_t track, uint16_t subs);
+  Status WriteWithRetry(OpSlot& slot, VolumeState& volume, uint64_t offset, const uint8_t* data,
+                        size_t len);
+  Status ZeroRange(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
+                   bool ragged_ends);
+  Status WriteZeroBytes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len);
+  Status WriteTrack(uint64_t track, uint32_t within, const void* data, size_t len);
+  uint64_t AllocateTrack();
+  void FreeReserved(uint64_t track);
+  void Publish(VolumeState& volume, uint64_t track, const Entry& next);
+  static uint64_t TrackOffset(uint64_t track) { return kTracksOffset + track * kTrackBytes; }
+
+  // store_commit.cc
+  uint64_t AppendRecord(const void* record, size_t length);  // state lock held
+  void CommitLoop();
+  bool CommitNeeded() const;
+  void CommitOnce(Monitor::Lock& lock);
+  Status WriteCommit(RecordBatch& batch, JournalPosition* position);
+  Status WaitForJournalRoom(uint64_t blocks);
+  void MoveDropsToGrace(uint64_t durable_lsn);
+  void Reclaim(Monitor::Lock& lock);
+  void ReclaimForSpace();
+  void Throttle();
+  Status SyncData();
+  void Poison(const Status& status, const char* during);
+  Status PoisonedStatus();
+  void CheckpointLoop();
+  Status CheckpointOnce(bool clean);
+  Status WriteCheckpointFile(Capture& capture, CheckpointRef* ref);
+  uint64_t JournalUsed() const;
+
+  // store_copy.cc
+  Status CheckPairs(std::span<const PairSpec> pairs);
+  std::vector<uint64_t> Flip(std::span<const PairSpec> pairs, Monitor::Lock& lock);
+  uint64_t FlipPair(const PairSpec& pair, int64_t t0_unix_ms, bool more);
+  Status CloseTargets(const std::vector<VolumeState*>& targets);
+  void SetGates(const std::vector<VolumeState*>& volumes, Gate gate);
+  Status CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, bool* copied);
+  bool EndIfComplete(uint64_t relationship_id);
+  void EndRelation(uint64_t relationship_id);
+  VolumeInfo InfoOf(const VolumeState& volume) const;
+
+  static constexpr uint64_t kTracksOffset = 1 << 20;
+
+  // Constant after Open.
+  Io& io_;
+  StoreOptions options_;
+  std::shared_ptr<void> lock_file_;
+  std::unique_ptr<File> meta_, data_, checkpoints_[kCheckpointSlots];
+  // A second descriptor of `meta`: the kernel reports a write-back error once per open file, so the
+  // journal's fdatasync and the superblock's, which may run at the same time, must not share one.
+  std::unique_ptr<File> superblock_file_;
+  std::unique_ptr<KillRing> ring_;
+  std::unique_ptr<Journal> journal_;
+  uint64_t open_epoch_ = 0;
+  std::string pool_uuid_;
+
+  Epochs epochs_;
+  TrackLocks track_locks_;
+  std::atomic<bool> data_dirty_{false};  // a write completed since the last data flush began
+  std::atomic<bool> throttled_{false};   // the kill ring is over its soft limit
+  std::atomic<bool> is_poisoned_{false};
+
+  // Below: guarded by state_.
+  Monitor state_;
+  std::unique_ptr<Map> map_;  // Find and FindEntry without the lock, inside an epoch
+  std::map<uint16_t, std::shared_ptr<VolumeState>> volumes_;
+  std::map<uint64_t, RelationState> relations_;
+  uint64_t next_relation_ = 1;
+  uint64_t last_lsn_ = 0;
+  uint64_t durable_lsn_ = 0;
+  RecordBatch pending_;
+  RecordBatch spare_;         // keeps its buffer between commits
+  JournalPosition position_;  // behind the last durable group
+  FlushWaiter* waiters_ = nullptr;
+  FlushWaiter** waiters_end_ = &waiters_;
+  bool commit_running_ = false;
+  bool space_wanted_ = false;
+  bool stopping_ = false;
+  bool opened_ = false;
+  struct Grace {
+    uint64_t stamp;
+    std::vector<Drop> drops;
+  };
+  std::deque<Grace> grace_;  // durable drops waiting for their epoch
+  Superblock superblock_;    // written by the checkpoint task only, after Open
+  bool checkpoint_wanted_flag_ = false;
+  bool checkpoint_running_ = false;
+  std::string poisoned_;
+  StoreInfo counters_;
+  Condition commit_wanted_;      // the commit task's
+  Condition checkpoint_wanted_;  // the checkpoint task's
+  Condition progress_;           // a commit, a reclaim or a checkpoint ended
+  Condition gates_changed_;
+
+  Monitor sync_monitor_;  // one data flush at a time
+  Condition sync_done_;
+  bool syncing_ = false;
+  Monitor establish_monitor_;
+  Condition establish_done_;
+  bool establishing_ = false;
+
+  std::unique_ptr<Task> commit_task_, checkpoint_task_;
+};
+
+// The status of an operation on a stopped pool names the cause once it is known; reads keep
+// working. Copies a Status (it is move-only so that the request path cannot copy messages by
+// accident).
+Status CopyOf(const Status& status);
+
+}  // namespace flashlun

@@ -1,0 +1,385 @@
+// The read and write paths (track-store.md 3.4).
+//
+//   read             entry -> pieces of own, zero, base
+//   A  in place      exclusive, every touched sub-block is own: pin, pwrite; no record
+//   B  extend        exclusive, partial: pwrite into the same track; publish the larger mask
+//   C  redirect      shared or unmapped: fresh track, only the written sub-blocks; publish {own,
+//   mask, base = old} C' collapse      shared and partial: as C, and the old track's own sub-blocks
+//   are copied along (depth stays 1) zero             masks only; a whole track is un-mapped
+//
+// B, C and zero hold the track lock from the decision to the publication. A publication comes
+// strictly after its data write completed, and its record is in the kill ring before the state lock
+// is released, hence before any reply.
+#include <algorithm>
+#include <cstring>
+
+#include "core/check.h"
+#include "core/mutation.h"
+#include "core/store_impl.h"
+
+namespace flashlun {
+namespace {
+
+// Sub-blocks that [within, within + len) touches.
+uint16_t TouchedSubs(uint32_t within, size_t len) {
+  const uint32_t first = within >> kSubShift;
+  const uint32_t last = (within + static_cast<uint32_t>(len) - 1) >> kSubShift;
+  const uint32_t count = last - first + 1;
+  return static_cast<uint16_t>(((1u << count) - 1) << first);
+}
+
+// T0 content stays on shared tracks as long as the entry still reads from one the target inherited.
+bool StillInherited(const Entry& old, bool old_inherited, const Entry& next) {
+  if (!old_inherited || !next.mapped()) return false;
+  return next.base != kNoTrack || (next.own == old.own && old.base == kNoTrack);
+}
+
+// RAII for the track lock.
+class ExclusiveTrack {
+ public:
+  ExclusiveTrack(TrackLocks& locks, const VolumeState& volume, uint64_t track)
+      : locks_(locks), key_(TrackLocks::Key(volume.id, track)) {
+    locks_.LockExclusive(key_);
+  }
+  ~ExclusiveTrack() { locks_.UnlockExclusive(key_); }
+  ExclusiveTrack(const ExclusiveTrack&) = delete;
+  ExclusiveTrack& operator=(const ExclusiveTrack&) = delete;
+
+ private:
+  TrackLocks& locks_;
+  const uint64_t key_;
+};
+
+size_t PieceLength(uint32_t within, uint64_t left) {
+  return static_cast<size_t>(std::min<uint64_t>(left, kTrackBytes - within));
+}
+
+}  // namespace
+
+void StoreImpl::Enter(OpSlot& slot, const VolumeState& volume, bool write) {
+  for (;;) {
+    epochs_.Enter(slot, &volume);
+    // After the slot's store (both seq_cst): either this load sees a closed gate, or the closer's
+    // scan sees the slot.
+    const Gate gate = volume.gate.load(std::memory_order_seq_cst);
+    if (gate == Gate::kOpen || (gate == Gate::kNoWrites && !write)) [[likely]]
+      return;
+    epochs_.Leave(slot);
+    auto lock = state_.Acquire();
+    for (;;) {
+      const Gate now = volume.gate.load();
+      if (now == Gate::kOpen || (now == Gate::kNoWrites && !write)) break;
+      gates_changed_.Wait(lock);
+    }
+  }
+}
+
+Status StoreImpl::Read(OpSlot& slot, VolumeState& volume, uint64_t offset, void* buf, size_t len,
+                       ReadMode mode) {
+  FL_CHECK(offset + len <= volume.size_bytes);
+  auto* out = static_cast<uint8_t*>(buf);
+  Enter(slot, volume, false);
+  Status status;
+  for (size_t left = len; left != 0 && status.ok();) {
+    const auto within = static_cast<uint32_t>(offset % kTrackBytes);
+    const size_t piece = PieceLength(within, left);
+    status = ReadEntry(map_->FindEntry(volume, offset / kTrackBytes), within, out, piece, mode);
+    out += piece;
+    offset += piece;
+    left -= piece;
+  }
+  Leave(slot);
+  if (status.code() == Code::kWouldBlock) return status;
+  IoCounters& counters = CountersOf(slot, volume);
+  counters.read_ops.fetch_add(1, std::memory_order_relaxed);
+  counters.read_bytes.fetch_add(len, std::memory_order_relaxed);
+  if (!status.ok()) counters.error_ops.fetch_add(1, std::memory_order_relaxed);
+  return status;
+}
+
+Status StoreImpl::ReadEntry(const Entry& entry, uint32_t within, uint8_t* buf, size_t len,
+                            ReadMode mode) {
+  const auto read = [&](uint64_t track, uint32_t at, uint8_t* to, size_t n) {
+    const uint64_t offset = TrackOffset(track) + at;
+    return mode == ReadMode::kNoWait ? data_->PreadNoWait(offset, to, n)
+                                     : data_->Pread(offset, to, n);
+  };
+  if (entry.full()) [[likely]]
+    return read(entry.own, within, buf, len);
+  while (len != 0) {
+    // One run of sub-blocks with the same source.
+    const SubSource source = SourceOf(entry, within >> kSubShift);
+    uint32_t end = within;
+    while (end < within + len && SourceOf(entry, end >> kSubShift) == source)
+      end = (end | (kSubBytes - 1)) + 1;
+    const size_t run = std::min<size_t>(end - within, len);
+    Status status;
+    if (source == SubSource::kZero)
+      std::memset(buf, 0, run);
+    else
+      status = read(source == SubSource::kOwn ? entry.own : entry.base, within, buf, run);
+    if (!status.ok()) return status;
+    buf += run;
+    within += static_cast<uint32_t>(run);
+    len -= run;
+  }
+  return Status::Ok();
+}
+
+Status StoreImpl::Write(OpSlot& slot, VolumeState& volume, uint64_t offset, const void* buf,
+                        size_t len) {
+  FL_CHECK(offset + len <= volume.size_bytes);
+  Status status = WriteWithRetry(slot, volume, offset, static_cast<const uint8_t*>(buf), len);
+  IoCounters& counters = CountersOf(slot, volume);
+  counters.write_ops.fetch_add(1, std::memory_order_relaxed);
+  counters.write_bytes.fetch_add(len, std::memory_order_relaxed);
+  if (!status.ok()) counters.error_ops.fetch_add(1, std::memory_order_relaxed);
+  return status;
+}
+
+Status StoreImpl::WriteWithRetry(OpSlot& slot, VolumeState& volume, uint64_t offset,
+                                 const uint8_t* data, size_t len) {
+  uint64_t redirected = 0;
+  int space_retries = 2;
+  Status status;
+  Enter(slot, volume, true);
+  while (len != 0) {
+    const auto within = static_cast<uint32_t>(offset % kTrackBytes);
+    const size_t piece = PieceLength(within, len);
+    Throttle();
+    status = WritePiece(volume, offset / kTrackBytes, within, data, piece, &redirected);
+    if (status.code() == Code::kNoSpace && space_retries-- > 0) {
+      // Tracks may be waiting for a commit and for us to leave our epoch: outside it they can
+      // become free.
+      Leave(slot);
+      ReclaimForSpace();
+      Enter(slot, volume, true);
+      continue;
+    }
+    if (!status.ok()) break;
+    data += piece;
+    offset += piece;
+    len -= piece;
+  }
+  Leave(slot);
+  if (redirected != 0)
+    CountersOf(slot, volume).redirected.fetch_add(redirected, std::memory_order_relaxed);
+  return status;
+}
+
+Status StoreImpl::WriteTrack(uint64_t track, uint32_t within, const void* data, size_t len) {
+  if (is_poisoned_.load(std::memory_order_relaxed)) [[unlikely]]
+    return PoisonedStatus();
+  Status status = data_->Pwrite(TrackOffset(track) + within, data, len);
+  // After the write and before its reply, so that a flush which must cover it sees it. The test
+  // before the store keeps the cache line shared while it is already set.
+  if (!data_dirty_.load(std::memory_order_relaxed)) data_dirty_.store(true);
+  return status;
+}
+
+Status StoreImpl::WritePiece(VolumeState& volume, uint64_t track, uint32_t within,
+                             const uint8_t* data, size_t len, uint64_t* redirected) {
+  const uint64_t key = TrackLocks::Key(volume.id, track);
+  const uint16_t touched = TouchedSubs(within, len);
+  track_locks_.Pin(key);
+  const Map::Found found = map_->Find(volume, track);
+  if (found.exclusive && (touched & ~found.entry.mask) == 0) {
+    Status status = WriteTrack(found.entry.own, within, data, len);  // path A
+    track_locks_.Unpin(key);
+    return status;
+  }
+  track_locks_.Unpin(key);
+  return WriteLocked(volume, track, within, data, len, redirected);
+}
+
+// Not inlined: its 64 KiB buffer belongs on the stack of the slow path only.
+__attribute__((noinline)) Status StoreImpl::WriteLocked(VolumeState& volume, uint64_t track,
+                                                        uint32_t within, const uint8_t* data,
+                                                        size_t len, uint64_t* redirected) {
+  const ExclusiveTrack exclusive(track_locks_, volume, track);
+  const Map::Found found = map_->Find(volume, track);
+  const uint16_t touched = TouchedSubs(within, len);
+  if (found.exclusive && (touched & ~found.entry.mask) == 0)
+    return WriteTrack(found.entry.own, within, data, len);
+
+  // Whole sub-blocks from here on: the ragged ends are completed with what is there now.
+  alignas(kSubBytes) uint8_t merged[kTrackBytes];
+  const uint32_t begin = within & ~(kSubBytes - 1);
+  const auto end = static_cast<uint32_t>((within + len + kSubBytes - 1) & ~size_t{kSubBytes - 1});
+  if (begin != within || end != within + len) {
+    Status status = ReadEntry(found.entry, begin, merged, end - begin, ReadMode::kBlocking);
+    if (!status.ok()) return status;
+    std::memcpy(merged + (within - begin), data, len);
+    data = merged;
+  }
+  if (!found.exclusive) {
+    if (found.entry.mapped()) ++*redirected;
+    return Redirect(volume, track, found, touched, begin, data, end - begin);
+  }
+  Entry next = found.entry;  // path B
+  next.mask = static_cast<uint16_t>(next.mask | touched);
+  next = Normalized(next);
+  next.inherited = StillInherited(
+      found.entry, found.entry.inherited || volume.LeafInherited(track / kLeafTracks), next);
+  if (Mutated(Mutation::kEarlyPublish)) Publish(volume, track, next);
+  Status status = WriteTrack(found.entry.own, begin, data, end - begin);
+  if (status.ok() && !Mutated(Mutation::kEarlyPublish)) Publish(volume, track, next);
+  return status;
+}
+
+Status StoreImpl::Redirect(VolumeState& volume, uint64_t track, const Map::Found& found,
+                           uint16_t touched, uint32_t within, const uint8_t* data, size_t len) {
+  const Entry& old = found.entry;
+  const uint64_t fresh = AllocateTrack();
+  if (fresh == kNoTrack)
+    return Status(Code::kNoSpace,
+                  "the pool is full: " + data_->path() + " has reached its capacity");
+  Entry next;
+  next.own = fresh;
+  next.mask = touched;
+  uint16_t carried = 0;
+  if (old.full()) {
+    next.base = old.own;
+  } else if (old.mapped() && touched != kFullMask) {
+    carried = static_cast<uint16_t>(old.mask & ~touched);
+    next.mask = static_cast<uint16_t>(next.mask | carried);
+    next.base = old.base;
+    next.zmask = old.zmask;
+  }
+  if (Mutated(Mutation::kNoMask) && !old.mapped()) next.mask = kFullMask;
+  next = Normalized(next);
+  next.inherited =
+      StillInherited(old, old.inherited || volume.LeafInherited(track / kLeafTracks), next);
+  if (Mutated(Mutation::kEarlyPublish)) {
+    Publish(volume, track, next);
+    return WriteTrack(fresh, within, data, len);
+  }
+  Status status = carried == 0 ? Status::Ok() : CarryOver(old, carried, fresh);
+  if (status.ok()) status = WriteTrack(fresh, within, data, len);
+  if (!status.ok()) {
+    FreeReserved(fresh);  // nothing was published: nothing has changed
+    return status;
+  }
+  Publish(volume, track, next);
+  return status;
+}
+
+// Copies sub-blocks out of a shared partial track. Nobody writes them meanwhile: in-place writes of
+// this volume are kept out by the track lock, those of the volume it is shared with ended before
+// that volume's target became readable (T2).
+Status StoreImpl::CarryOver(const Entry& from, uint16_t subs, uint64_t to_track) {
+  alignas(kSubBytes) uint8_t block[kSubBytes];
+  for (uint32_t sub = 0; sub < kSubsPerTrack; ++sub) {
+    if (!(subs >> sub & 1)) continue;
+    Status status = data_->Pread(TrackOffset(from.own) + sub * kSubBytes, block, kSubBytes);
+    if (status.ok()) status = WriteTrack(to_track, sub * kSubBytes, block, kSubBytes);
+    if (!status.ok()) return status;
+  }
+  return Status::Ok();
+}
+
+uint64_t StoreImpl::AllocateTrack() {
+  auto lock = state_.Acquire();
+  return map_->allocator().Allocate();
+}
+
+void StoreImpl::FreeReserved(uint64_t track) {
+  // At once: a reserved track was never in the map, so no record and no reader knows it.
+  auto lock = state_.Acquire();
+  map_->allocator().Unref(track);
+}
+
+void StoreImpl::Publish(VolumeState& volume, uint64_t track, const Entry& next) {
+  // The record and the map change under one lock: replay in LSN order then gives the same map.
+  auto lock = state_.Acquire();
+  const MapRecord record = MakeMapRecord(volume.id, track, next);
+  const uint64_t lsn = AppendRecord(&record, sizeof record);
+  map_->SetEntry(volume, track, next, lsn);
+}
+
+Status StoreImpl::ZeroPiece(VolumeState& volume, uint64_t track, uint16_t subs) {
+  if (!map_->FindEntry(volume, track).mapped()) return Status::Ok();
+  if (is_poisoned_.load(std::memory_order_relaxed)) return PoisonedStatus();
+  const ExclusiveTrack exclusive(track_locks_, volume, track);
+  Entry old = map_->FindEntry(volume, track);
+  if (!old.mapped()) return Status::Ok();
+  const bool old_inherited = old.inherited || volume.LeafInherited(track / kLeafTracks);
+  old.inherited = false;
+  Entry next = old;
+  next.mask = static_cast<uint16_t>(next.mask & ~subs);
+  if (!Mutated(Mutation::kZeroFallsThrough)) next.zmask = static_cast<uint16_t>(next.zmask | subs);
+  const bool nothing_of_base = (next.mask | next.zmask) == kFullMask;
+  // An inherited entry keeps its base, which tells the background copy that there is something to
+  // copy.
+  if (next.base != kNoTrack && nothing_of_base && (!old_inherited || next.mask == 0))
+    next.base = kNoTrack;
+  if (next.base == kNoTrack) next.zmask = 0;
+  next = Normalized(next);
+  if (next == old) return Status::Ok();
+  next.inherited = StillInherited(old, old_inherited, next);
+  Publish(volume, track, next);
+  return Status::Ok();
+}
+
+Status StoreImpl::ZeroRange(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
+                            bool ragged_ends) {
+  const uint64_t end = offset + len;
+  const uint64_t first_whole = (offset + kSubBytes - 1) & ~uint64_t{kSubBytes - 1};
+  const uint64_t last_whole = end & ~uint64_t{kSubBytes - 1};
+  if (first_whole >= last_whole)
+    return ragged_ends ? WriteZeroBytes(slot, volume, offset, len) : Status::Ok();
+  Status status;
+  if (ragged_ends) {
+    status = WriteZeroBytes(slot, volume, offset, first_whole - offset);
+    if (status.ok()) status = WriteZeroBytes(slot, volume, last_whole, end - last_whole);
+  }
+  for (uint64_t at = first_whole; at < last_whole && status.ok();) {
+    // One epoch a track: a trim of terabytes must not hold up an establish.
+    Enter(slot, volume, true);
+    const uint64_t track = map_->SkipUnmapped(volume, at / kTrackBytes);
+    at = std::max(at, track * kTrackBytes);
+    if (at < last_whole) {
+      const auto within = static_cast<uint32_t>(at % kTrackBytes);
+      const size_t piece = PieceLength(within, last_whole - at);
+      Throttle();
+      status = ZeroPiece(volume, track, TouchedSubs(within, piece));
+      at += piece;
+    }
+    Leave(slot);
+  }
+  return status;
+}
+
+Status StoreImpl::WriteZeroBytes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len) {
+  static const uint8_t kZeroes[kTrackBytes] = {};
+  Status status;
+  while (len != 0 && status.ok()) {
+    const size_t piece = PieceLength(static_cast<uint32_t>(offset % kTrackBytes), len);
+    status = WriteWithRetry(slot, volume, offset, kZeroes, piece);
+    offset += piece;
+    len -= piece;
+  }
+  return status;
+}
+
+Status StoreImpl::WriteZeroes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
+                              bool no_hole) {
+  FL_CHECK(len <= volume.size_bytes && offset <= volume.size_bytes - len);
+  Status status = no_hole ? WriteZeroBytes(slot, volume, offset, len)
+                          : ZeroRange(slot, volume, offset, len, true);
+  IoCounters& counters = CountersOf(slot, volume);
+  counters.zero_ops.fetch_add(1, std::memory_order_relaxed);
+  if (!status.ok()) counters.error_ops.fetch_add(1, std::memory_order_relaxed);
+  return status;
+}
+
+Status StoreImpl::Trim(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len) {
+  FL_CHECK(len <= volume.size_bytes && offset <= volume.size_bytes - len);
+  Status status = ZeroRange(slot, volume, offset, len, false);
+  IoCounters& counters = CountersOf(slot, volume);
+  counters.trim_ops.fetch_add(1, std::memory_order_relaxed);
+  if (!status.ok()) counters.error_ops.fetch_add(1, std::memory_order_relaxed);
+  return status;
+}
+
+}  // namespace flashlun

@@ -1,0 +1,358 @@
+// Open, recovery and close (track-store.md 3.7).
+//
+//   1 lock; flush every file (never decide on bytes that only the page cache has)
+//   2 superblock; checkpoint, verified; the previous one when the current does not check
+//   3 journal groups behind it
+//   4 kill ring, if this boot wrote it: the process died, the machine did not
+//   5 walk the leaves: reference counts and free map
+//   6 superblock with open_epoch + 1: from here on an old journal tail can never match
+//   7 what came from the kill ring becomes a journal group of the new session
+//
+// Nothing is written before 6, so a crash during recovery changes nothing.
+#include <algorithm>
+#include <cstring>
+
+#include "core/check.h"
+#include "core/crc32c.h"
+#include "core/mutation.h"
+#include "core/store_impl.h"
+
+namespace flashlun {
+namespace {
+
+constexpr uint64_t kLabelMagic = 0x31534b4354534c46;  // "FLSTCKS1"
+
+// First 4 KiB of the tracks file: which pool it belongs to.
+struct TracksLabel {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t crc;  // over the label with crc = 0
+  char pool_uuid[40];
+};
+
+TracksLabel MakeLabel(const std::string& uuid) {
+  TracksLabel label{};
+  label.magic = kLabelMagic;
+  label.version = kFormatVersion;
+  std::memcpy(label.pool_uuid, uuid.data(), std::min(uuid.size(), sizeof label.pool_uuid - 1));
+  label.crc = Crc32c(0, &label, sizeof label);
+  return label;
+}
+
+Status Contradiction(const std::string& dir, const std::string& what) {
+  return Status(Code::kCorrupt,
+                dir + ": damaged: the metadata holds " + what +
+                    "; nothing was changed: restore the pool directory from a backup");
+}
+
+constexpr const char* kCheckpointNames[kCheckpointSlots] = {"checkpoint-0", "checkpoint-1",
+                                                            "checkpoint-2"};
+
+}  // namespace
+
+StoreImpl::~StoreImpl() {
+  StopTasks();
+  if (map_) map_->Destroy(VolumePointers());
+}
+
+std::vector<VolumeState*> StoreImpl::VolumePointers() const {
+  std::vector<VolumeState*> volumes;
+  for (const auto& [id, volume] : volumes_) volumes.push_back(volume.get());
+  return volumes;
+}
+
+Status StoreImpl::Open() {
+  // A group must fit the ring twice over: what the kill ring holds is at most one group.
+  if (options_.kill_ring_bytes < 16384 ||
+      options_.kill_ring_bytes > options_.journal_blocks * kBlockBytes / 4)
+    return Status(Code::kInvalid, "the kill ring needs 16 KiB to a quarter of the journal");
+  if (Status status = io_.MakeDir(options_.dir); !status.ok()) return status;
+  Result<std::shared_ptr<void>> lock = io_.Lock(PathOf("lock"));
+  if (!lock.ok()) return lock.TakeStatus();
+  lock_file_ = lock.value();
+  if (!io_.Exists(PathOf("meta")))
+    if (Status status = CreatePool(); !status.ok()) return status;
+  if (Status status = OpenFiles(); !status.ok()) return status;
+  if (Status status = Recover(); !status.ok()) return status;
+  if (Status status = BeginSession(); !status.ok()) return status;
+  opened_ = true;
+  commit_task_ = io_.Spawn("fl-commit", [this] { CommitLoop(); });
+  checkpoint_task_ = io_.Spawn("fl-checkpoint", [this] { CheckpointLoop(); });
+  return Status::Ok();
+}
+
+// The meta file gets its name last, when everything in the directory is durable: a crash in between
+// leaves a directory without a pool, and the next open begins again.
+Status StoreImpl::CreatePool() {
+  Superblock superblock;
+  superblock.pool_uuid = io_.NewUuid();
+  superblock.generation = 1;
+  superblock.capacity_tracks = std::min(options_.capacity_bytes / kTrackBytes, kMaxPoolTracks);
+  superblock.journal_blocks = options_.journal_blocks;
+  superblock.clean = true;
+  if (superblock.capacity_tracks == 0)
+    return Status(Code::kInvalid, "a pool's capacity is at least one track");
+
+  Result<std::unique_ptr<File>> data = io_.OpenFile(PathOf("tracks"), true);
+  if (!data.ok()) return data.TakeStatus();
+  const TracksLabel label = MakeLabel(superblock.pool_uuid);
+  Status status = data.value()->Truncate(kTracksOffset);
+  if (status.ok()) status = data.value()->Pwrite(0, &label, sizeof label);
+  if (status.ok()) status = data.value()->Fdatasync();
+  for (const char* name : kCheckpointNames) {
+    if (!status.ok()) return status;
+    status = io_.OpenFile(PathOf(name), true).TakeStatus();
+  }
+  Result<std::unique_ptr<File>> meta = io_.OpenFile(PathOf("meta.new"), true);
+  if (!meta.ok()) return meta.TakeStatus();
+  // Written, not only allocated: the first fdatasync of a journal block then has no extent to
+  // convert (3.3).
+  const std::vector<uint8_t> zeroes(1 << 20);
+  const uint64_t end = kJournalOffset + superblock.journal_blocks * kBlockBytes;
+  for (uint64_t at = 0; at < end && status.ok(); at += zeroes.size())
+    status = meta.value()->Pwrite(at, zeroes.data(), std::min<uint64_t>(zeroes.size(), end - at));
+  if (status.ok()) status = WriteSuperblock(*meta.value(), superblock);
+  if (status.ok()) status = io_.SyncDir(options_.dir);
+  if (status.ok()) status = io_.Rename(PathOf("meta.new"), PathOf("meta"));
+  if (status.ok()) status = io_.SyncDir(options_.dir);
+  return status;
+}
+
+Status StoreImpl::OpenFiles() {
+  const auto open = [this](const char* name, std::unique_ptr<File>* file) {
+    Result<std::unique_ptr<File>> result = io_.OpenFile(PathOf(name), false);
+    if (!result.ok())
+      return Status(Code::kCorrupt, result.status().message() +
+                                        "; the pool is incomplete: restore it from a backup");
+    *file = std::move(result.value());
+    // What a killed process left in the page cache is made durable before anything is decided on
+    // it.
+    return (*file)->Fdatasync();
+  };
+  if (Status status = open("meta", &meta_); !status.ok()) return status;
+  if (Status status = open("meta", &superblock_file_); !status.ok()) return status;
+  if (Status status = open("tracks", &data_); !status.ok()) return status;
+  for (uint32_t i = 0; i < kCheckpointSlots; ++i)
+    if (Status status = open(kCheckpointNames[i], &checkpoints_[i]); !status.ok()) return status;
+  Result<std::unique_ptr<SharedMemory>> memory =
+      io_.MapShared(PathOf("ring"), KillRing::kHeaderBytes + options_.kill_ring_bytes);
+  if (!memory.ok()) return memory.TakeStatus();
+  ring_ = std::make_unique<KillRing>(std::move(memory.value()));
+  return Status::Ok();
+}
+
+Status StoreImpl::Recover() {
+  Result<Superblock> superblock = ReadSuperblock(*meta_);
+  if (!superblock.ok()) return superblock.TakeStatus();
+  superblock_ = superblock.value();
+  pool_uuid_ = superblock_.pool_uuid;
+  TracksLabel label;
+  if (Status status = data_->Pread(0, &label, sizeof label); !status.ok()) return status;
+  const TracksLabel expected = MakeLabel(pool_uuid_);
+  if (std::memcmp(&label, &expected, sizeof label) != 0)
+    return Status(Code::kCorrupt,
+                  data_->path() + ": damaged, or of another pool: its label does not match " +
+                      meta_->path() + "; nothing was changed: restore the file from a backup");
+  journal_ =
+      std::make_unique<Journal>(*meta_, kJournalOffset, superblock_.journal_blocks, pool_uuid_);
+  map_ = std::make_unique<Map>(superblock_.capacity_tracks);
+  map_->set_replaying(true);
+  CheckpointRef from;
+  if (Status status = LoadMap(&from); !status.ok()) return status;
+  last_lsn_ = from.lsn;
+  if (Status status = ReplayJournal(from); !status.ok()) return status;
+  durable_lsn_ = last_lsn_;
+  ReplayKillRing();
+  map_->set_replaying(false);
+  if (std::string problem = map_->RebuildCounts(VolumePointers()); !problem.empty())
+    return Contradiction(options_.dir, problem);
+  counters_.recovered_unclean = !superblock_.clean;
+  return Status::Ok();
+}
+
+Status StoreImpl::LoadMap(CheckpointRef* used) {
+  *used = superblock_.current;
+  Result<LoadedCheckpoint> loaded =
+      LoadCheckpoint(*checkpoints_[used->slot], *used, pool_uuid_, *map_);
+  if (!loaded.ok() && loaded.status().code() == Code::kCorrupt && superblock_.generation > 1) {
+    // The previous checkpoint and a longer replay give the same state: its journal was kept for
+    // this.
+    *used = superblock_.previous;
+    map_ = std::make_unique<Map>(superblock_.capacity_tracks);
+    map_->set_replaying(true);
+    Result<LoadedCheckpoint> previous =
+        LoadCheckpoint(*checkpoints_[used->slot], *used, pool_uuid_, *map_);
+    if (previous.ok()) loaded = std::move(previous);
+  }
+  if (!loaded.ok())
+    return Status(loaded.status().code(),
+                  loaded.status().message() +
+                      ", nor does the one before it; nothing was changed: restore the pool "
+                      "directory from a backup");
+  for (auto& volume : loaded.value().volumes) volumes_.emplace(volume->id, volume);
+  for (const RelationState& relation : loaded.value().relations) {
+    if (!volumes_.contains(relation.source_id) || !volumes_.contains(relation.target_id))
+      return Contradiction(options_.dir, "a relationship of a volume that does not exist");
+    relations_.emplace(relation.id, relation);
+  }
+  next_relation_ = loaded.value().next_relation;
+  return Status::Ok();
+}
+
+Status StoreImpl::ReplayJournal(const CheckpointRef& from) {
+  Result<JournalPosition> end =
+      journal_->Replay(from.replay, superblock_.open_epoch,
+                       [this](uint64_t lsn, const uint8_t* record, size_t length) {
+                         if (lsn <= last_lsn_) return Status::Ok();  // the checkpoint has it
+                         if (lsn != last_lsn_ + 1)
+                           return Contradiction(options_.dir, "a gap between journal records");
+                         return ApplyRecord(lsn, record, length);
+                       });
+  if (!end.ok()) return end.TakeStatus();
+  position_ = end.value();
+  return Status::Ok();
+}
+
+void StoreImpl::ReplayKillRing() {
+  struct Waiting {
+    uint64_t lsn;
+    std::vector<uint8_t> bytes;
+  };
+  std::vector<Waiting> transaction;
+  ring_->Recover(pool_uuid_, io_.BootId(), last_lsn_,
+                 [&](uint64_t lsn, const uint8_t* record, size_t length) {
+                   if (RecordLength(record, length) != length) return;
+                   transaction.push_back({lsn, std::vector<uint8_t>(record, record + length)});
+                   if (ReadRecord<RecordHeader>(record).flags & kRecordMore) return;
+                   // The transaction is whole. One that a kill cut off is dropped: nobody was told
+                   // of it.
+                   for (const Waiting& one : transaction) {
+                     if (one.lsn != last_lsn_ + 1 ||
+                         !ApplyRecord(one.lsn, one.bytes.data(), one.bytes.size()).ok())
+                       break;
+                     pending_.Append(one.lsn, one.bytes.data(), one.bytes.size());
+                   }
+                   transaction.clear();
+                 });
+}
+
+Status StoreImpl::ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length) {
+  FL_CHECK(RecordLength(record, length) == length);
+  last_lsn_ = lsn;
+  ++counters_.recovered_records;
+  const auto header = ReadRecord<RecordHeader>(record);
+  switch (static_cast<RecordType>(header.type)) {
+    case RecordType::kMap:
+      return ApplyMap(lsn, record);
+    case RecordType::kEstablish:
+      return ApplyEstablish(lsn, record);
+    case RecordType::kEndRelation: {
+      const uint64_t id = ReadRecord<EndRelationRecord>(record).relationship;
+      const auto it = relations_.find(id);
+      if (it == relations_.end())
+        return Contradiction(options_.dir, "the end of an unknown relationship");
+      volumes_.at(it->second.target_id)->target_of = 0;
+      relations_.erase(it);
+      return Status::Ok();
+    }
+    case RecordType::kCreateVolume:
+      return ApplyCreate(record);
+    case RecordType::kDeleteVolume: {
+      const auto it = volumes_.find(header.volume);
+      if (it == volumes_.end())
+        return Contradiction(options_.dir, "the deletion of an unknown volume");
+      map_->DropTree(*it->second, lsn);
+      volumes_.erase(it);
+      return Status::Ok();
+    }
+  }
+  return Contradiction(options_.dir, "a record of unknown type");
+}
+
+Status StoreImpl::ApplyMap(uint64_t lsn, const uint8_t* bytes) {
+  const auto record = ReadRecord<MapRecord>(bytes);
+  const auto it = volumes_.find(record.header.volume);
+  Entry entry = EntryOf(record);
+  const bool inherited = entry.inherited;
+  entry.inherited = false;
+  if (it == volumes_.end() || record.track >= it->second->tracks || entry != Normalized(entry) ||
+      (entry.base != kNoTrack && entry.base == entry.own))
+    return Contradiction(options_.dir, "an impossible map record");
+  entry.inherited = inherited;
+  map_->SetEntry(*it->second, record.track, entry, lsn);
+  return Status::Ok();
+}
+
+Status StoreImpl::ApplyEstablish(uint64_t lsn, const uint8_t* bytes) {
+  const auto record = ReadRecord<EstablishRecord>(bytes);
+  const auto source = volumes_.find(record.header.volume);
+  const auto target = volumes_.find(record.header.extra);
+  if (source == volumes_.end() || target == volumes_.end() || source == target ||
+      target->second->tracks < source->second->tracks || target->second->target_of != 0)
+    return Contradiction(options_.dir, "an impossible establish record");
+  map_->Share(*source->second, *target->second, lsn);
+  target->second->target_of = record.relationship;
+  relations_.emplace(
+      record.relationship,
+      RelationState{record.relationship, record.header.volume, record.header.extra,
+                    static_cast<uint32_t>(record.relation_flags), record.t0_unix_ms});
+  next_relation_ = std::max(next_relation_, record.relationship + 1);
+  return Status::Ok();
+}
+
+Status StoreImpl::ApplyCreate(const uint8_t* bytes) {
+  const auto record = ReadRecord<CreateVolumeRecord>(bytes);
+  if (volumes_.contains(record.header.volume) || record.header.extra > kMaxNameBytes ||
+      record.size_bytes < kMinVolumeBytes || record.size_bytes > kMaxVolumeBytes)
+    return Contradiction(options_.dir, "an impossible create record");
+  auto volume = std::make_shared<VolumeState>(record.header.volume, record.size_bytes);
+  volume->name.assign(record.name, record.header.extra);
+  volume->created_unix_ms = record.created_unix_ms;
+  volumes_.emplace(record.header.volume, std::move(volume));
+  return Status::Ok();
+}
+
+Status StoreImpl::BeginSession() {
+  ++superblock_.generation;
+  open_epoch_ = ++superblock_.open_epoch;
+  superblock_.clean = false;
+  if (Status status = WriteSuperblock(*superblock_file_, superblock_); !status.ok()) return status;
+  if (!pending_.empty()) {
+    // OpenFiles flushed the tracks, so the data of these records is durable (T3).
+    Result<JournalPosition> position = journal_->WriteGroup(position_, open_epoch_, pending_);
+    if (!position.ok()) return position.TakeStatus();
+    position_ = position.value();
+    durable_lsn_ = last_lsn_;
+    pending_.Clear();
+  }
+  // Only now: until here a second kill must find the ring as it was.
+  ring_->Reset(pool_uuid_, io_.BootId());
+  return Status::Ok();
+}
+
+void StoreImpl::StopTasks() {
+  {
+    auto lock = state_.Acquire();
+    stopping_ = true;
+    commit_wanted_.NotifyAll();
+    checkpoint_wanted_.NotifyAll();
+    progress_.NotifyAll();
+  }
+  // The checkpoint task last: the final commit may need it for journal room.
+  if (commit_task_) commit_task_->Join();
+  if (checkpoint_task_) checkpoint_task_->Join();
+  commit_task_.reset();
+  checkpoint_task_.reset();
+}
+
+Status StoreImpl::Close() {
+  if (!opened_) return Status::Ok();
+  opened_ = false;
+  StopTasks();
+  Status status = is_poisoned_.load() ? PoisonedStatus() : CheckpointOnce(true);
+  if (status.ok()) ring_->Reset(pool_uuid_, io_.BootId());
+  lock_file_.reset();
+  return status;
+}
+
+}  // namespace flashlun

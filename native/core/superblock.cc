@@ -1,0 +1,158 @@
+#include "core/superblock.h"
+
+#include <cstring>
+
+#include "core/crc32c.h"
+
+namespace flashlun {
+namespace {
+
+constexpr uint64_t kMagic = 0x31304e554c534c46;  // "FLSLUN01"
+
+struct DiskPosition {
+  uint64_t next_seq;
+  uint64_t last_group;
+  uint32_t last_crc;
+  uint32_t reserved;
+};
+
+struct DiskCheckpoint {
+  uint64_t bytes;
+  uint64_t lsn;
+  DiskPosition replay;
+  uint32_t crc;
+  uint32_t slot;
+};
+
+struct DiskSuperblock {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t crc;  // of the 4096 bytes with crc = 0
+  char pool_uuid[40];
+  uint64_t generation;
+  uint64_t open_epoch;
+  uint64_t capacity_tracks;
+  uint64_t journal_blocks;
+  uint32_t track_shift;
+  uint32_t sub_shift;
+  uint32_t copy;
+  uint32_t clean;
+  DiskCheckpoint current;
+  DiskCheckpoint previous;
+};
+static_assert(sizeof(DiskSuperblock) <= kBlockBytes);
+static_assert(kSuperblockCopies * kBlockBytes <= kJournalOffset);
+
+DiskCheckpoint ToDisk(const CheckpointRef& ref) {
+  return {ref.bytes,
+          ref.lsn,
+          {ref.replay.next_seq, ref.replay.last_group, ref.replay.last_crc, 0},
+          ref.crc,
+          ref.slot};
+}
+
+CheckpointRef FromDisk(const DiskCheckpoint& disk) {
+  CheckpointRef ref;
+  ref.bytes = disk.bytes;
+  ref.lsn = disk.lsn;
+  ref.replay = JournalPosition{disk.replay.next_seq, disk.replay.last_crc, disk.replay.last_group};
+  ref.crc = disk.crc;
+  ref.slot = disk.slot;
+  return ref;
+}
+
+uint32_t BlockCrc(const uint8_t* block) {
+  constexpr size_t kAt = offsetof(DiskSuperblock, crc);
+  const uint32_t zero = 0;
+  const uint32_t crc = Crc32c(Crc32c(0, block, kAt), &zero, sizeof zero);
+  return Crc32c(crc, block + kAt + sizeof zero, kBlockBytes - kAt - sizeof zero);
+}
+
+void Encode(const Superblock& superblock, uint32_t copy, uint8_t* block) {
+  DiskSuperblock disk{};
+  disk.magic = kMagic;
+  disk.version = kFormatVersion;
+  std::memcpy(disk.pool_uuid, superblock.pool_uuid.data(),
+              std::min(superblock.pool_uuid.size(), sizeof disk.pool_uuid - 1));
+  disk.generation = superblock.generation;
+  disk.open_epoch = superblock.open_epoch;
+  disk.capacity_tracks = superblock.capacity_tracks;
+  disk.journal_blocks = superblock.journal_blocks;
+  disk.track_shift = kTrackShift;
+  disk.sub_shift = kSubShift;
+  disk.copy = copy;
+  disk.clean = superblock.clean ? 1 : 0;
+  disk.current = ToDisk(superblock.current);
+  disk.previous = ToDisk(superblock.previous);
+  std::memset(block, 0, kBlockBytes);
+  std::memcpy(block, &disk, sizeof disk);
+  const uint32_t crc = BlockCrc(block);
+  std::memcpy(block + offsetof(DiskSuperblock, crc), &crc, sizeof crc);
+}
+
+Superblock Decode(const DiskSuperblock& disk) {
+  Superblock superblock;
+  superblock.pool_uuid.assign(disk.pool_uuid, ::strnlen(disk.pool_uuid, sizeof disk.pool_uuid));
+  superblock.generation = disk.generation;
+  superblock.open_epoch = disk.open_epoch;
+  superblock.capacity_tracks = disk.capacity_tracks;
+  superblock.journal_blocks = disk.journal_blocks;
+  superblock.clean = disk.clean != 0;
+  superblock.current = FromDisk(disk.current);
+  superblock.previous = FromDisk(disk.previous);
+  return superblock;
+}
+
+bool Plausible(const DiskSuperblock& disk, uint32_t copy) {
+  return disk.copy == copy && disk.track_shift == kTrackShift && disk.sub_shift == kSubShift &&
+         disk.capacity_tracks > 0 && disk.capacity_tracks <= kMaxPoolTracks &&
+         disk.journal_blocks >= 8 && disk.current.slot < kCheckpointSlots &&
+         disk.previous.slot < kCheckpointSlots;
+}
+
+}  // namespace
+
+Status WriteSuperblock(File& meta, const Superblock& superblock) {
+  for (uint32_t copy = 0; copy < kSuperblockCopies; ++copy) {
+    uint8_t block[kBlockBytes];
+    Encode(superblock, copy, block);
+    if (Status status = meta.Pwrite(copy * kBlockBytes, block, kBlockBytes); !status.ok())
+      return status;
+    // Two at a time: while these are in the air, the other two are whole.
+    if (copy % 2 == 0) continue;
+    if (Status status = meta.Fdatasync(); !status.ok()) return status;
+  }
+  return Status::Ok();
+}
+
+Result<Superblock> ReadSuperblock(File& meta) {
+  Superblock best;
+  bool found = false;
+  uint32_t newer_version = 0;
+  for (uint32_t copy = 0; copy < kSuperblockCopies; ++copy) {
+    uint8_t block[kBlockBytes];
+    if (Status status = meta.Pread(copy * kBlockBytes, block, kBlockBytes); !status.ok())
+      return status;
+    const auto disk = ReadRecord<DiskSuperblock>(block);
+    if (disk.magic != kMagic || disk.crc != BlockCrc(block)) continue;
+    if (disk.version != kFormatVersion) {
+      newer_version = disk.version;
+      continue;
+    }
+    if (!Plausible(disk, copy) || (found && disk.generation <= best.generation)) continue;
+    best = Decode(disk);
+    found = true;
+  }
+  if (found) return best;
+  if (newer_version != 0)
+    return Status(Code::kCorrupt,
+                  meta.path() + ": the pool has format version " + std::to_string(newer_version) +
+                      ", this flashlun reads version " + std::to_string(kFormatVersion) +
+                      "; open it with the flashlun that made it");
+  return Status(Code::kCorrupt,
+                meta.path() +
+                    ": damaged: none of the four superblock copies is valid; nothing was changed: "
+                    "restore the pool directory from a backup");
+}
+
+}  // namespace flashlun

@@ -1,0 +1,53 @@
+// Superblock: the first four 4 KiB blocks of the pool's `meta` file, four copies of one record.
+//
+// Write rule: copies 0 and 1, flush, copies 2 and 3, flush. A crash at any point leaves two whole
+// copies of the old or of the new generation. Open rule: the highest generation whose copy checks;
+// all four gone is kCorrupt.
+//
+// It names the current checkpoint and the one before it, each with the journal position from which
+// to replay: if the current checkpoint file does not check, the previous one and a longer replay
+// give the same state.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/io.h"
+#include "core/journal.h"
+
+namespace flashlun {
+
+inline constexpr uint32_t kFormatVersion = 1;
+inline constexpr uint64_t kSuperblockCopies = 4;
+// Three checkpoint files in turn: the current, the previous and the one being written are never the
+// same.
+inline constexpr uint32_t kCheckpointSlots = 3;
+
+struct CheckpointRef {
+  uint64_t bytes = 0;  // 0: none (a new pool)
+  uint64_t lsn = 0;    // the state is exactly that after this record
+  JournalPosition replay;
+  uint32_t crc = 0;   // of the whole file
+  uint32_t slot = 0;  // which of the checkpoint files
+};
+
+struct Superblock {
+  std::string pool_uuid;  // 36 characters
+  uint64_t generation = 0;
+  uint64_t open_epoch = 0;  // +1 at every open for write
+  uint64_t capacity_tracks = 0;
+  uint64_t journal_blocks = 0;
+  bool clean =
+      false;  // closed in order: the journal and the kill ring hold nothing beyond the checkpoint
+  CheckpointRef current;
+  CheckpointRef previous;
+};
+
+// Byte offset of the journal ring in the meta file.
+inline constexpr uint64_t kJournalOffset = 64 * 1024;
+
+Status WriteSuperblock(File& meta, const Superblock& superblock);
+// kCorrupt: no copy checks, or the pool was made by a newer version.
+Result<Superblock> ReadSuperblock(File& meta);
+
+}  // namespace flashlun

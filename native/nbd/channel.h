@@ -1,0 +1,99 @@
+// Channel: the socket of one connection with a receive and a send buffer of fixed size, and a way
+// to wake its thread.
+//
+// Only the connection's thread touches the socket's data and the buffers; other threads only Wake
+// and Stop it. So replies need no lock, and a client that does not read blocks nothing but its own
+// thread.
+//
+// Waking: an eventfd. Every wait of the channel clears it, so a waker must leave a trace (a list, a
+// flag) first, and the connection's thread looks at the traces after each Flush and before each
+// Receive.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace flashlun::nbd {
+
+class Channel {
+ public:
+  enum class Event { kData, kEof, kWoken, kBroken };
+
+  // Takes over fd. `leftover` is handed out exactly as if it had come from the socket.
+  Channel(int fd, std::vector<uint8_t> leftover);
+  ~Channel();
+  Channel(const Channel&) = delete;
+  Channel& operator=(const Channel&) = delete;
+
+  // Connection's thread: receiving. What is received and not yet consumed is data()[0,
+  // available()).
+  const uint8_t* data() const { return receive_.get() + begin_; }
+  size_t available() const { return end_ - begin_; }
+  void Consume(size_t bytes) { begin_ += bytes; }
+  // Waits for at least one more byte; with `wakeable` also for Wake. There must be room: a caller
+  // consumes all but one incomplete request, or one piece of a payload, before it asks for more.
+  Event Receive(bool wakeable);
+  // Waits for Wake only.
+  void WaitWake();
+
+  // Connection's thread: sending. Reserve gives room for `bytes` (<= kSendBytes), Commit makes them
+  // part of what is sent. Once the socket is broken everything is dropped silently, and Flush
+  // returns false.
+  uint8_t* Reserve(size_t bytes);
+  void Commit(size_t bytes) { send_end_ += bytes; }
+  // Sends bytes of any length, behind what is committed.
+  void Append(const uint8_t* bytes, size_t count);
+  bool Flush();
+  size_t unsent() const { return send_end_; }
+
+  bool stopping() const { return stopping_.load(std::memory_order_relaxed); }
+  const std::string& error() const { return error_; }
+  uint64_t bytes_in() const { return bytes_in_; }
+  uint64_t bytes_out() const { return bytes_out_; }
+  // Sends FIN and closes the socket; Stop becomes a no-op.
+  void Close();
+
+  // Any thread.
+  void Wake();
+  // Ends waiting for requests at once, and for a client that does not read after kStopGrace.
+  void Stop();
+
+ private:
+  bool TakeLeftover();
+  void MakeRoom();
+  Event ReceiveNow(int flags, bool* would_block);
+  void ClearWake();
+  bool WaitWritable();
+  bool SendAll(const uint8_t* bytes, size_t count);
+  void Break(const char* operation, int error_number);
+
+  // Constant after construction. fd_ changes once, in Close, under close_mutex_.
+  int fd_;
+  int wake_fd_;
+  const std::unique_ptr<uint8_t[]> receive_;
+  const std::unique_ptr<uint8_t[]> send_;
+
+  // Of the connection's thread.
+  std::vector<uint8_t> leftover_;
+  size_t leftover_begin_ = 0;
+  size_t begin_ = 0;
+  size_t end_ = 0;
+  size_t send_end_ = 0;
+  bool broken_ = false;
+  std::string error_;
+  uint64_t bytes_in_ = 0;
+  uint64_t bytes_out_ = 0;
+
+  // Shared.
+  std::mutex close_mutex_;  // shutdown must not hit a descriptor that was closed and used again
+  std::atomic<bool> stopping_{false};
+  std::atomic<std::chrono::steady_clock::rep> stop_deadline_{0};
+};
+
+}  // namespace flashlun::nbd

@@ -1,0 +1,97 @@
+// Connection: the transmission phase of one NBD client, on a thread of its own.
+//
+// The thread receives a batch, executes every complete request in it against the volume, and sends
+// the replies of the batch with one call. What the page cache holds is read inline. What has to
+// wait - a flush, FUA, a read the disk must deliver - goes to the in-flight table and is answered
+// when it completes, out of order, while the thread goes on.
+//
+// A WRITE's payload is stored as it arrives, in pieces of whole tracks; nothing ever holds a whole
+// payload. A client that dies halfway leaves part of a write it was never told about, which the
+// protocol allows.
+//
+// Memory is bounded: two buffers, the in-flight table, and kMaxSlowReadBytes of read buffers (one
+// larger read alone).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/store.h"
+#include "nbd/channel.h"
+#include "nbd/in_flight.h"
+#include "nbd/reply.h"
+#include "nbd/request.h"
+#include "nbd/slow_pool.h"
+
+namespace flashlun::nbd {
+
+enum class CloseReason : uint8_t { kDisconnect, kEof, kProtocol, kIo, kStopped };
+
+struct CloseReport {
+  CloseReason reason = CloseReason::kEof;
+  std::string detail;
+  uint64_t requests = 0;
+  uint64_t bytes_in = 0;
+  uint64_t bytes_out = 0;
+};
+
+struct ConnectionOptions {
+  int fd = -1;  // taken over
+  Volume volume;
+  bool structured_replies = false;
+  bool read_only = false;
+  std::vector<uint8_t> leftover;  // received behind the handshake
+};
+
+class Connection {
+ public:
+  // slot belongs to the connection's thread while Run runs. @throws std::system_error no descriptor
+  // for waking.
+  Connection(Store& store, SlowPool& slow_pool, OpSlot& slot, ConnectionOptions options);
+  // Serves until the client leaves, breaks the protocol, or Stop. Every request that was begun is
+  // finished before it returns; the socket is closed and the volume detached. Call once.
+  CloseReport Run();
+  // Any thread: ends the connection soon. Requests already received are answered when the client
+  // reads.
+  void Stop() { channel_.Stop(); }
+
+ private:
+  bool ServeBuffered();
+  bool Serve(const Request& request);
+  bool Refuse(const Request& request, const Verdict& verdict);
+  bool ReceiveMore();
+  bool End(CloseReason reason, std::string detail);
+
+  void ServeRead(const Request& request);
+  bool ReadCached(const Request& request, uint32_t* position);
+  void ReadSlowly(const Request& request, uint32_t position);
+  void AnswerPiece(Pending* pending);
+  uint32_t PieceBytes(const Request& request, uint32_t position) const;
+  size_t PutReadHeader(uint8_t* to, const Request& request, uint32_t position, uint32_t bytes);
+
+  bool ServeWrite(const Request& request);
+  bool DrainPayload(uint64_t bytes);
+  void ServeRange(const Request& request);
+  Status RunRange(const Request& request);
+  void AnswerDurably(const Request& request, const Status& status);
+  void StartFlush(const Request& request);
+
+  Pending* TakePending(const Request& request);
+  void AwaitCompletion();
+  void AnswerCompleted();
+  void Answer(const Request& request, const Status& status);
+  void AnswerError(const Request& request, WireError error, const char* reason);
+
+  Store& store_;
+  SlowPool& slow_pool_;
+  OpSlot& slot_;
+  Volume volume_;
+  const ExportLimits limits_;
+  const bool structured_;
+  Channel channel_;
+  InFlight in_flight_;
+  CloseReport report_;
+};
+
+}  // namespace flashlun::nbd

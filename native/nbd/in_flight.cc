@@ -1,0 +1,89 @@
+#include "nbd/in_flight.h"
+
+#include <new>
+
+namespace flashlun::nbd {
+namespace {
+
+// Status is move-only because its message is owned; a waiter gets it by reference.
+Status Copy(const Status& status) {
+  return status.ok() ? Status::Ok() : Status(status.code(), status.message());
+}
+
+}  // namespace
+
+void Pending::Done(const Status& flushed) { table_->Complete(this, flushed); }
+
+void Pending::Run(OpSlot& slot) {
+  const Status read =
+      table_->volume_.Read(slot, request.offset + position, buffer.get() + header_bytes,
+                           piece_bytes, ReadMode::kBlocking);
+  table_->Complete(this, read);
+}
+
+InFlight::InFlight(Channel& channel, Volume& volume) : channel_(channel), volume_(volume) {
+  for (Pending& pending : table_) {
+    pending.table_ = this;
+    pending.next_ = free_;
+    free_ = &pending;
+  }
+}
+
+Pending* InFlight::Take(const Request& request) {
+  Pending* pending = free_;
+  free_ = pending->next_;
+  pending->next_ = nullptr;
+  pending->request = request;
+  count_++;
+  return pending;
+}
+
+bool InFlight::MayBuffer(size_t bytes) const {
+  return buffered_bytes_ == 0 || buffered_bytes_ + bytes <= kMaxSlowReadBytes;
+}
+
+bool InFlight::AllocateBuffer(Pending* pending, size_t bytes) {
+  pending->buffer.reset(new (std::nothrow) uint8_t[bytes]);
+  if (!pending->buffer) return false;
+  pending->buffer_bytes = bytes;
+  buffered_bytes_ += bytes;
+  return true;
+}
+
+void InFlight::Release(Pending* pending) {
+  buffered_bytes_ -= pending->buffer_bytes;
+  pending->buffer_bytes = 0;
+  pending->buffer.reset();
+  pending->status = Status::Ok();
+  pending->next_ = free_;
+  free_ = pending;
+  count_--;
+}
+
+Pending* InFlight::TakeCompleted() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Pending* pending = head_;
+  if (pending == nullptr) return nullptr;
+  head_ = pending->next_;
+  pending->next_ = nullptr;
+  if (head_ == nullptr) has_completed_.store(false, std::memory_order_relaxed);
+  return pending;
+}
+
+void InFlight::Complete(Pending* pending, const Status& status) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  pending->status = Copy(status);
+  const bool was_empty = head_ == nullptr;
+  if (was_empty) {
+    head_ = pending;
+  } else {
+    tail_->next_ = pending;
+  }
+  tail_ = pending;
+  has_completed_.store(true, std::memory_order_release);
+  // A flush with nothing to do completes inside FlushAsync, on the connection's own thread: it
+  // looks by itself.
+  if (was_empty && std::this_thread::get_id() != owner_) channel_.Wake();
+}
+
+}  // namespace flashlun::nbd

@@ -1,0 +1,63 @@
+// Limits of the transmission phase, each with its reason. Limits shared with the engine are in
+// core/limits.h.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+#include "core/limits.h"
+
+namespace flashlun::nbd {
+
+// Receive buffer of a connection: 64 writes of 4 KiB in one recv, and L2-sized. A larger WRITE is
+// stored piecewise as it arrives, so no payload ever needs a bigger buffer.
+inline constexpr size_t kReceiveBytes = 256u << 10;
+static_assert(kReceiveBytes >= 2 * kTrackBytes, "a piece of a WRITE is at least one whole track");
+
+// Most data of one reply chunk built in the send buffer. Longer structured reads leave in several
+// chunks.
+inline constexpr size_t kChunkDataBytes = 256u << 10;
+// Send buffer of a connection: replies of one batch (32 reads of 4 KiB are 131 KiB), and one
+// largest chunk.
+inline constexpr size_t kSendBytes = 512u << 10;
+static_assert(kSendBytes >= kChunkDataBytes + 64, "a chunk with its header fits");
+
+// A WRITE longer than kMaxPayloadBytes breaks the protocol's default; up to this it is drained and
+// refused (libnbd lets its user send 64 MiB), above it the connection is closed.
+inline constexpr uint32_t kMaxDrainBytes = 64u << 20;
+
+// TRIM and WRITE_ZEROES run in pieces of this, so that one request of 4 GiB does not hold an
+// operation slot for seconds, which an establish waits for. Whole tracks: pieces must not make
+// ragged ends.
+inline constexpr uint32_t kRangePieceBytes = 32u << 20;
+static_assert(kRangePieceBytes % kTrackBytes == 0);
+
+// Requests of one connection that wait for a flush or for the disk. When all are taken the
+// connection stops receiving. nbd.ko has 128 in flight, QEMU 16, libnbd users 64.
+inline constexpr size_t kMaxInFlight = 256;
+// Buffers of one connection's reads that wait for the disk, in bytes. A single read above it waits
+// to be alone.
+inline constexpr size_t kMaxSlowReadBytes = 2u << 20;
+// Threads that read what the page cache does not hold: the queue depth the disk sees, and each
+// takes an OpSlot.
+inline constexpr size_t kSlowReadThreads = 16;
+
+// Bytes the negotiation may hand over as already received (src/nbd reads at most 64 KiB at a time).
+inline constexpr size_t kMaxLeftoverBytes = 1u << 20;
+
+// Connections of one pool: each takes an OpSlot; the rest is for the slow-read threads, workers and
+// control calls.
+inline constexpr size_t kMaxConnections = kMaxOpSlots - 64;
+static_assert(kSlowReadThreads < 64);
+
+// How long a stopping connection waits for a client that does not read its last replies.
+inline constexpr std::chrono::milliseconds kStopGrace{2000};
+
+// TCP keep-alive: a peer that vanished without a word is noticed after 60 + 6 * 10 seconds, and its
+// volume freed.
+inline constexpr int kKeepAliveIdleSeconds = 60;
+inline constexpr int kKeepAliveIntervalSeconds = 10;
+inline constexpr int kKeepAliveProbes = 6;
+
+}  // namespace flashlun::nbd

@@ -1,0 +1,108 @@
+// The NBD wire format of the transmission phase: numbers, structs and big-endian helpers. No logic.
+//
+// Source: doc/proto.md of NetworkBlockDevice/nbd. The handshake is TypeScript (src/nbd); it has its
+// own numbers. Only compact headers exist here; extended headers would be a second decoder beside
+// DecodeRequest.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace flashlun::nbd {
+
+inline constexpr uint32_t kRequestMagic = 0x25609513;
+inline constexpr uint32_t kSimpleReplyMagic = 0x67446698;
+inline constexpr uint32_t kStructuredReplyMagic = 0x668e33ef;
+
+inline constexpr size_t kRequestBytes =
+    28;  // magic 4, flags 2, type 2, cookie 8, offset 8, length 4
+inline constexpr size_t kSimpleReplyBytes = 16;  // magic 4, error 4, cookie 8
+inline constexpr size_t kStructuredHeaderBytes =
+    20;                                        // magic 4, flags 2, type 2, cookie 8, length 4
+inline constexpr size_t kOffsetDataBytes = 8;  // what an OFFSET_DATA chunk carries before its data
+inline constexpr size_t kErrorChunkBytes = 6;  // error 4, message length 2
+
+enum Command : uint16_t {
+  kRead = 0,
+  kWrite = 1,
+  kDisconnect = 2,
+  kFlush = 3,
+  kTrim = 4,
+  kWriteZeroes = 6,
+};
+
+enum CommandFlag : uint16_t {
+  kFua = 1u << 0,
+  kNoHole = 1u << 1,
+};
+
+enum TransmissionFlag : uint16_t {
+  kHasFlags = 1u << 0,
+  kReadOnly = 1u << 1,
+  kSendFlush = 1u << 2,
+  kSendFua = 1u << 3,
+  kSendTrim = 1u << 5,
+  kSendWriteZeroes = 1u << 6,
+  kCanMultiConn = 1u << 8,
+};
+
+// What this code supports, for src/nbd to advertise: exactly these, plus kReadOnly for a read-only
+// export. Not DF, CACHE, FAST_ZERO: their flags and commands are answered with EINVAL.
+// kCanMultiConn is honest because FLUSH and FUA commit the whole store, whichever connection wrote.
+inline constexpr uint16_t kSupportedTransmissionFlags =
+    kHasFlags | kSendFlush | kSendFua | kSendTrim | kSendWriteZeroes | kCanMultiConn;
+
+inline constexpr uint16_t kReplyDone = 1u << 0;
+
+enum ChunkType : uint16_t {
+  kChunkNone = 0,
+  kChunkOffsetData = 1,
+  kChunkError = (1u << 15) + 1,
+};
+
+// The only values an error field may have on the wire.
+enum WireError : uint32_t {
+  kWireOk = 0,
+  kWirePermission = 1,  // EPERM
+  kWireIo = 5,          // EIO
+  kWireNoMemory = 12,   // ENOMEM
+  kWireInvalid = 22,    // EINVAL
+  kWireNoSpace = 28,    // ENOSPC
+  kWireShutdown = 108,  // ESHUTDOWN
+};
+
+inline uint16_t LoadBe16(const uint8_t* from) {
+  return static_cast<uint16_t>((uint16_t{from[0]} << 8) | from[1]);
+}
+
+inline uint32_t LoadBe32(const uint8_t* from) {
+  uint32_t value;
+  std::memcpy(&value, from, sizeof value);
+  return __builtin_bswap32(value);
+}
+
+inline uint64_t LoadBe64(const uint8_t* from) {
+  uint64_t value;
+  std::memcpy(&value, from, sizeof value);
+  return __builtin_bswap64(value);
+}
+
+inline void StoreBe16(uint8_t* to, uint16_t value) {
+  to[0] = static_cast<uint8_t>(value >> 8);
+  to[1] = static_cast<uint8_t>(value);
+}
+
+inline void StoreBe32(uint8_t* to, uint32_t value) {
+  value = __builtin_bswap32(value);
+  std::memcpy(to, &value, sizeof value);
+}
+
+inline void StoreBe64(uint8_t* to, uint64_t value) {
+  value = __builtin_bswap64(value);
+  std::memcpy(to, &value, sizeof value);
+}
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the helpers above swap always");
+
+}  // namespace flashlun::nbd

@@ -1,0 +1,50 @@
+// Request: one decoded NBD request, and the pure function that decides whether it is legal.
+//
+// The executor (connection.cc) assumes what Validate has checked and never checks again.
+#pragma once
+
+#include <cstdint>
+
+#include "nbd/protocol.h"
+
+namespace flashlun::nbd {
+
+struct Request {
+  uint16_t flags = 0;
+  uint16_t type = 0;
+  uint64_t cookie = 0;  // the client's 8 bytes as they came; opaque, echoed bit by bit
+  uint64_t offset = 0;
+  uint32_t length = 0;
+
+  bool fua() const { return (flags & kFua) != 0; }
+};
+
+// Reads kRequestBytes. False when the magic is wrong: the stream cannot be understood any more.
+bool DecodeRequest(const uint8_t* wire, Request* request);
+
+// What a request may do depends on these two; both are fixed for a connection's life.
+struct ExportLimits {
+  uint64_t size_bytes = 0;
+  bool read_only = false;
+};
+
+enum class Action : uint8_t {
+  kExecute,  // legal; a length of 0 is a no-op that succeeds
+  kRefuse,   // answer `error`; a WRITE's payload must be drained first
+  kClose,    // the payload is too long to drain
+};
+
+struct Verdict {
+  Action action = Action::kExecute;
+  WireError error = kWireOk;
+  const char* reason = "";  // for people; static storage
+};
+
+// Pure. Order: command, flags, read-only, payload limit, range. DISC is always legal: its fields
+// mean nothing.
+Verdict Validate(const Request& request, const ExportLimits& limits);
+
+// The command's name for messages ("READ"), or "command" when unknown.
+const char* CommandName(uint16_t type);
+
+}  // namespace flashlun::nbd

@@ -1,0 +1,374 @@
+// The transmission phase over a real socket and a real store: every row of the malformed-input
+// matrix that is not handshake (shared/reference/nbd.md 1.12), replies out of order, cold reads,
+// and the ways a connection ends.
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "nbd/limits.h"
+#include "nbd/reply.h"
+#include "test/nbd_fixture.h"
+
+namespace flashlun::nbd {
+namespace {
+
+// Reads with the connection's reply style. Structured chunks may come in any split.
+std::vector<uint8_t> ReadBytes(Client& client, bool structured, uint64_t offset, uint32_t length) {
+  client.Send(Wire(0, kRead, 77, offset, length));
+  if (!structured) {
+    const Client::Simple reply = client.ReceiveSimple();
+    CHECK(reply.error == 0);
+    CHECK(reply.cookie == 77);
+    return client.Receive(length);
+  }
+  std::vector<uint8_t> data(length);
+  for (bool done = false; !done;) {
+    const Client::Chunk chunk = client.ReceiveChunk();
+    CHECK(chunk.cookie == 77);
+    done = chunk.done;
+    if (chunk.type == kChunkNone) continue;
+    REQUIRE(chunk.type == kChunkOffsetData);
+    const uint64_t at = LoadBe64(chunk.data.data()) - offset;
+    REQUIRE(at + chunk.data.size() - 8 <= length);
+    std::memcpy(data.data() + at, chunk.data.data() + 8, chunk.data.size() - 8);
+  }
+  return data;
+}
+
+// The error of a reply to anything but a successful READ.
+uint32_t ReceiveError(Client& client, bool structured, uint64_t cookie) {
+  const std::vector<uint8_t> start = client.Receive(kSimpleReplyBytes);
+  if (LoadBe32(start.data()) == kSimpleReplyMagic) {
+    CHECK(LoadBe64(&start[8]) == cookie);
+    const uint32_t error = LoadBe32(&start[4]);
+    CHECK_MESSAGE((!structured || error == 0), "errors are structured once that was negotiated");
+    return error;
+  }
+  REQUIRE(LoadBe32(start.data()) == kStructuredReplyMagic);
+  CHECK(structured);
+  CHECK(LoadBe16(&start[4]) == kReplyDone);
+  CHECK(LoadBe64(&start[8]) == cookie);
+  const std::vector<uint8_t> body = client.Receive(LoadBe32(client.Receive(4).data()));
+  if (LoadBe16(&start[6]) == kChunkNone) return 0;
+  REQUIRE(LoadBe16(&start[6]) == kChunkError);
+  const size_t text_bytes = LoadBe16(&body[4]);
+  CHECK(text_bytes == body.size() - kErrorChunkBytes);
+  CHECK(text_bytes > 0);
+  return LoadBe32(body.data());
+}
+
+// Requests --------------------------------------------------------------------
+
+constexpr uint16_t kDf = 1u << 2, kReqOne = 1u << 3, kFastZero = 1u << 4, kPayloadLen = 1u << 5;
+constexpr uint32_t kMiB = 1u << 20;
+
+struct Row {
+  const char* name;
+  uint16_t flags, type;
+  uint64_t offset;
+  uint32_t length;
+  uint32_t error;  // 0: success, and for READ no data is expected
+  bool read_only = false;
+};
+
+const Row kRows[] = {
+    {"READ past the end", 0, kRead, kSize - 512, 1024, kWireInvalid},
+    {"READ that wraps", 0, kRead, UINT64_MAX - 511, 1024, kWireInvalid},
+    {"READ longer than the maximum", 0, kRead, 0, 32 * kMiB + 1, kWireInvalid},
+    {"READ of 4 GiB", 0, kRead, 0, UINT32_MAX, kWireInvalid},
+    {"READ of nothing", 0, kRead, 0, 0, 0},
+    {"READ with DF", kDf, kRead, 0, 512, kWireInvalid},
+    {"READ with REQ_ONE", kReqOne, kRead, 0, 512, kWireInvalid},
+    {"WRITE past the end", 0, kWrite, kSize - 512, 1024, kWireNoSpace},
+    {"WRITE that wraps", 0, kWrite, UINT64_MAX - 511, 1024, kWireNoSpace},
+    {"WRITE longer than the maximum", 0, kWrite, 0, 32 * kMiB + 4096, kWireInvalid},
+    {"WRITE of nothing", 0, kWrite, 0, 0, 0},
+    {"WRITE of nothing with FUA", kFua, kWrite, 0, 0, 0},
+    {"WRITE with DF", kDf, kWrite, 0, 4096, kWireInvalid},
+    {"WRITE with PAYLOAD_LEN", kPayloadLen, kWrite, 0, 4096, kWireInvalid},
+    {"WRITE with an unknown flag", 1u << 15, kWrite, 0, 300000, kWireInvalid},
+    {"WRITE, FUA", kFua, kWrite, 0, 4096, 0},
+    {"WRITE, read-only", 0, kWrite, 0, 100000, kWirePermission, true},
+    {"FLUSH", 0, kFlush, 0, 0, 0},
+    {"FLUSH with junk and FUA", kFua, kFlush, UINT64_MAX, UINT32_MAX, 0},
+    {"FLUSH, read-only", 0, kFlush, 0, 0, 0, true},
+    {"TRIM", 0, kTrim, 4096, 200 * kMiB, 0},
+    {"TRIM of nothing", 0, kTrim, kSize, 0, 0},
+    {"TRIM, FUA", kFua, kTrim, 0, 65536, 0},
+    {"TRIM past the end", 0, kTrim, 1, uint32_t{kSize}, kWireInvalid},
+    {"TRIM, read-only", 0, kTrim, 0, 4096, kWirePermission, true},
+    {"WRITE_ZEROES", 0, kWriteZeroes, 0, uint32_t{kSize}, 0},
+    {"WRITE_ZEROES of nothing", 0, kWriteZeroes, 0, 0, 0},
+    {"WRITE_ZEROES, FUA, NO_HOLE", kFua | kNoHole, kWriteZeroes, 100, 70000, 0},
+    {"WRITE_ZEROES past the end", 0, kWriteZeroes, 1, uint32_t{kSize}, kWireNoSpace},
+    {"WRITE_ZEROES with FAST_ZERO", kFastZero, kWriteZeroes, 0, 4096, kWireInvalid},
+    {"WRITE_ZEROES, read-only", 0, kWriteZeroes, 0, 4096, kWirePermission, true},
+    {"CACHE, which we do not offer", 0, 5, 0, 4096, kWireInvalid},
+    {"BLOCK_STATUS without a context", 0, 7, 0, 4096, kWireInvalid},
+    {"command 8: no payload follows", 0, 8, 0, 4096, kWireInvalid},
+    {"command 255: no payload follows", 0, 255, UINT64_MAX, UINT32_MAX, kWireInvalid},
+};
+
+TEST_CASE("odd requests get their error and leave the stream in step") {
+  Fixture fixture;
+  for (const bool structured : {false, true}) {
+    for (const Row& row : kRows) {
+      CAPTURE(row.name);
+      CAPTURE(structured);
+      const auto client = fixture.Connect({structured, row.read_only});
+      std::vector<uint8_t> bytes = Wire(row.flags, row.type, 5, row.offset, row.length);
+      if (row.type == kWrite) bytes = bytes + std::vector<uint8_t>(row.length, 0x5a);
+      client->Send(bytes);
+      CHECK(ReceiveError(*client, structured, 5) == row.error);
+      CHECK(ReadBytes(*client, structured, kSize - 7, 7).size() == 7);
+      client->Send(Wire(0, kDisconnect, 0, 0, 0));
+      CHECK(client->AtEnd());
+      CHECK(fixture.Ended().reason == CloseReason::kDisconnect);
+    }
+  }
+}
+
+TEST_CASE("what cannot be understood closes the connection") {
+  Fixture fixture;
+  SUBCASE("bad magic") {
+    const auto client = fixture.Connect();
+    std::vector<uint8_t> bytes = Wire(0, kFlush, 1, 0, 0) + Wire(0, kFlush, 2, 0, 0);
+    bytes[kRequestBytes] ^= 1;
+    client->Send(bytes);
+    CHECK(client->ReceiveSimple().cookie == 1);  // what came before is answered
+    CHECK(client->AtEnd());
+    const CloseReport report = fixture.Ended();
+    CHECK(report.reason == CloseReason::kProtocol);
+    CHECK(report.detail == "bad request magic");
+  }
+  SUBCASE("a WRITE too long to drain") {
+    const auto client = fixture.Connect();
+    client->Send(Wire(0, kWrite, 1, 0, UINT32_MAX));
+    CHECK(client->AtEnd());
+    CHECK(fixture.Ended().reason == CloseReason::kProtocol);
+  }
+}
+
+TEST_CASE("bytes come back as they were written, in every size and reply style") {
+  Fixture fixture;
+  const uint32_t sizes[] = {1, 511, 4096, 65537, 262144, 262145, 1000003, 32 * kMiB};
+  for (const bool structured : {false, true}) {
+    for (const bool cold : {false, true}) {
+      fixture.gates.cold = cold;
+      const auto client = fixture.Connect({structured});
+      for (const uint32_t size : sizes) {
+        CAPTURE(structured);
+        CAPTURE(cold);
+        CAPTURE(size);
+        const uint64_t offset = 12345 + size % 4096;
+        const std::vector<uint8_t> data = RandomBytes(size, size + cold);
+        client->Send(Wire(0, kWrite, 9, offset, size) + data);
+        CHECK(ReceiveError(*client, structured, 9) == 0);
+        CHECK(ReadBytes(*client, structured, offset, size) == data);
+      }
+      client->Send(Wire(0, kWriteZeroes, 10, 20000, 3000000));
+      CHECK(ReceiveError(*client, structured, 10) == 0);
+      CHECK(ReadBytes(*client, structured, 20000, 3000000) == std::vector<uint8_t>(3000000));
+      fixture.gates.cold = false;
+    }
+  }
+}
+
+TEST_CASE("requests may arrive in any pieces") {
+  Fixture fixture;
+  const std::vector<uint8_t> data = RandomBytes(600, 1);
+  const std::vector<uint8_t> stream = Wire(0, kWrite, 1, 100, 600) + data +
+                                      Wire(0, kRead, 2, 100, 600) + Wire(0, kDisconnect, 0, 0, 0);
+  SUBCASE("byte by byte") {
+    const auto client = fixture.Connect();
+    for (const uint8_t byte : stream) client->Send({byte});
+    CHECK(client->ReceiveSimple().cookie == 1);
+    CHECK(client->ReceiveSimple().cookie == 2);
+    CHECK(client->Receive(600) == data);
+    CHECK(client->AtEnd());
+  }
+  SUBCASE("split at every place between what negotiation has read already and the socket") {
+    for (size_t split = 0; split <= stream.size(); split += 13) {
+      CAPTURE(split);
+      const auto middle = stream.begin() + static_cast<ptrdiff_t>(split);
+      const auto client = fixture.Connect({false, false, {stream.begin(), middle}});
+      client->Send({middle, stream.end()});
+      CHECK(client->ReceiveSimple().cookie == 1);
+      CHECK(client->ReceiveSimple().cookie == 2);
+      CHECK(client->Receive(600) == data);
+      CHECK(client->AtEnd());
+      CHECK(fixture.Ended().bytes_in == stream.size());
+    }
+  }
+  SUBCASE("more already read than the receive buffer holds") {
+    std::vector<uint8_t> leftover;
+    const size_t count = kReceiveBytes / 4096 + 10;
+    for (size_t i = 0; i < count; i++) {
+      leftover = leftover + Wire(0, kWrite, i, i * 4096, 4096) + std::vector<uint8_t>(4096, 7);
+    }
+    const auto client = fixture.Connect({false, false, leftover});
+    for (size_t i = 0; i < count; i++) CHECK(client->ReceiveSimple().cookie == i);
+  }
+}
+
+TEST_CASE("a cookie used twice is answered twice; what follows DISC is ignored") {
+  Fixture fixture;
+  const auto client = fixture.Connect();
+  client->Send(Wire(0, kRead, 3, 0, 1) + Wire(0, kRead, 3, 0, 1) +
+               Wire(0xffff, kDisconnect, 1, 2, 3) + Wire(0, kRead, 4, 0, 1));
+  for (int i = 0; i < 2; i++) {
+    CHECK(client->ReceiveSimple().cookie == 3);
+    client->Receive(1);
+  }
+  CHECK(client->AtEnd());
+  const CloseReport report = fixture.Ended();
+  CHECK(report.reason == CloseReason::kDisconnect);
+  CHECK(report.requests == 3);
+  CHECK(report.bytes_out == 2 * 17);
+}
+
+TEST_CASE("what one connection was answered, another one reads") {
+  Fixture fixture;
+  const auto writer = fixture.Connect();
+  const auto reader = fixture.Connect({true});
+  for (uint32_t i = 0; i < 100; i++) {
+    const std::vector<uint8_t> data = RandomBytes(5000, i);
+    writer->Send(Wire(0, kWrite, i, 777, 5000) + data);
+    CHECK(writer->ReceiveSimple().error == 0);
+    CHECK(ReadBytes(*reader, true, 777, 5000) == data);
+  }
+}
+
+// In flight -------------------------------------------------------------------
+
+TEST_CASE("a flush that waits holds up nothing else") {
+  Fixture fixture;
+  const auto client = fixture.Connect();
+  fixture.gates.HoldFlushes(true);
+  client->Send(Wire(kFua, kWrite, 1, 0, 4096) + std::vector<uint8_t>(4096, 0xaa));
+  client->Send(Wire(0, kFlush, 2, 0, 0) + Wire(kFua, kTrim, 3, 65536, 65536) +
+               Wire(kFua, kWriteZeroes, 4, 131072, 65536));
+  CHECK(ReadBytes(*client, false, 0, 4096) == std::vector<uint8_t>(4096, 0xaa));
+  fixture.gates.HoldFlushes(false);
+  uint64_t cookies = 0;
+  for (int i = 0; i < 4; i++) cookies |= 1u << client->ReceiveSimple().cookie;
+  CHECK(cookies == 0b11110);
+}
+
+TEST_CASE("more flushes than the table holds are all answered") {
+  Fixture fixture;
+  const auto client = fixture.Connect();
+  fixture.gates.HoldFlushes(true);
+  constexpr size_t kCount = 3 * kMaxInFlight;
+  // The first makes something durable to wait for. The socket holds what is not received yet.
+  std::vector<uint8_t> requests = Wire(kFua, kWrite, 0, 0, 4096) + std::vector<uint8_t>(4096, 1);
+  for (size_t i = 1; i < kCount; i++) requests = requests + Wire(0, kFlush, i, 0, 0);
+  client->Send(requests);
+  fixture.gates.HoldFlushes(false);
+  std::vector<bool> seen(kCount);
+  for (size_t i = 0; i < kCount; i++) seen.at(client->ReceiveSimple().cookie) = true;
+  CHECK(std::find(seen.begin(), seen.end(), false) == seen.end());
+}
+
+TEST_CASE("cold reads, many at once, each with its own data") {
+  Fixture fixture;
+  constexpr uint64_t kCount = 400;
+  constexpr uint32_t kBytes = 20000;
+  const auto client = fixture.Connect();
+  const std::vector<uint8_t> data = RandomBytes(kCount * kBytes, 3);
+  for (size_t at = 0; at < data.size(); at += kMiB) {
+    const size_t end = std::min<size_t>(at + kMiB, data.size());
+    client->Send(Wire(0, kWrite, 0, at, static_cast<uint32_t>(end - at)) +
+                 std::vector<uint8_t>(data.begin() + static_cast<ptrdiff_t>(at),
+                                      data.begin() + static_cast<ptrdiff_t>(end)));
+    CHECK(client->ReceiveSimple().error == 0);
+  }
+  fixture.gates.cold = true;
+  for (uint64_t i = 0; i < kCount; i++) client->Send(Wire(0, kRead, i, i * kBytes, kBytes));
+  for (uint64_t i = 0; i < kCount; i++) {
+    const Client::Simple reply = client->ReceiveSimple();
+    REQUIRE(reply.cookie < kCount);
+    CHECK(reply.error == 0);
+    const std::vector<uint8_t> got = client->Receive(kBytes);
+    CHECK(std::equal(got.begin(), got.end(),
+                     data.begin() + static_cast<ptrdiff_t>(reply.cookie * kBytes)));
+  }
+}
+
+// Ends ------------------------------------------------------------------------
+
+TEST_CASE("DISC and end of file wait for what is in flight") {
+  Fixture fixture;
+  for (const bool disconnect : {false, true}) {
+    const auto client = fixture.Connect();
+    fixture.gates.HoldFlushes(true);
+    client->Send(Wire(kFua, kWrite, 1, 0, 4096) + std::vector<uint8_t>(4096, 2));
+    if (disconnect) {
+      client->Send(Wire(0, kDisconnect, 0, 0, 0));
+    } else {
+      client->ShutdownWrites();
+    }
+    fixture.gates.HoldFlushes(false);
+    CHECK(client->ReceiveSimple().error == 0);
+    CHECK(client->AtEnd());
+    CHECK(fixture.Ended().reason == (disconnect ? CloseReason::kDisconnect : CloseReason::kEof));
+  }
+}
+
+TEST_CASE("a client that vanishes with requests in flight leaves nothing behind") {
+  Fixture fixture;
+  fixture.gates.HoldFlushes(true);
+  fixture.gates.cold = true;
+  for (int i = 0; i < 8; i++) {
+    const auto client = fixture.Connect();
+    client->Send(Wire(kFua, kWrite, 1, 0, 4096) + std::vector<uint8_t>(4096, 2) +
+                 Wire(0, kRead, 2, 0, kMiB) + Wire(0, kWrite, 3, 0, kMiB));
+    client->Close();  // in the middle of a payload
+  }
+  fixture.gates.HoldFlushes(false);
+  for (int i = 0; i < 8; i++) fixture.Ended();
+  Result<VolumeInfo> volume = fixture.store->GetVolume(kVolumeId);
+  REQUIRE(volume.ok());
+  CHECK(volume.value().attached == 0);
+}
+
+TEST_CASE("a client that does not read its replies blocks only itself, and can be stopped") {
+  Fixture fixture;
+  const auto deaf = fixture.Connect();
+  const uint64_t deaf_id = fixture.last_id;
+  for (uint64_t i = 0; i < 8; i++) deaf->Send(Wire(0, kRead, i, 0, 32 * kMiB));
+  CHECK(deaf->ReceiveSimple().error == 0);  // so the server is in the middle of its first answer
+  const auto other = fixture.Connect();
+  for (int i = 0; i < 100; i++) CHECK(ReadBytes(*other, false, 0, 4096).size() == 4096);
+  fixture.server->Stop(deaf_id);
+  const CloseReport report = fixture.Ended();
+  CHECK(report.reason == CloseReason::kIo);  // its replies were lost, which is more than a stop
+  CHECK(ReadBytes(*other, false, 0, 4096).size() == 4096);
+}
+
+TEST_CASE("stop ends an idle connection and one with a flush in flight, which is answered") {
+  Fixture fixture;
+  const auto idle = fixture.Connect();
+  const uint64_t idle_id = fixture.last_id;
+  const auto busy = fixture.Connect();
+  CHECK(ReadBytes(*idle, false, 0, 1).size() == 1);
+  fixture.gates.HoldFlushes(true);
+  busy->Send(Wire(kFua, kWrite, 1, 0, 4096) + std::vector<uint8_t>(4096, 2));
+  CHECK(ReadBytes(*busy, false, 0, 1).size() == 1);  // so the write was received
+  fixture.server->Stop(idle_id);
+  CHECK(idle->AtEnd());
+  CHECK(fixture.Ended().reason == CloseReason::kStopped);
+  fixture.server->Stop(idle_id);  // unknown by now: ignored
+  fixture.server->Stop(fixture.last_id);
+  fixture.gates.HoldFlushes(false);
+  CHECK(busy->ReceiveSimple().error == 0);
+  CHECK(busy->AtEnd());
+  CHECK(fixture.Ended().reason == CloseReason::kStopped);
+}
+
+}  // namespace
+}  // namespace flashlun::nbd

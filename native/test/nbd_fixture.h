@@ -1,0 +1,284 @@
+// What the tests of the transmission phase stand on: a store on real files, a server, clients over
+// socketpairs.
+//
+// What a disk does is made to order by GatedIo: reads that are never in the page cache, flushes
+// that wait.
+#pragma once
+
+#include <doctest/doctest.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/io.h"
+#include "core/store.h"
+#include "core/thread_io.h"
+#include "nbd/protocol.h"
+#include "nbd/server.h"
+
+namespace flashlun::nbd {
+
+inline constexpr uint16_t kVolumeId = 0x1203;
+inline constexpr uint64_t kSize = uint64_t{256} << 20;
+inline constexpr std::chrono::seconds kDeadline{30};
+
+// Gates -----------------------------------------------------------------------
+
+struct Gates {
+  std::atomic<bool> cold{false};  // reads are never in the page cache
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool hold_flushes = false;
+
+  void HoldFlushes(bool hold) {
+    std::lock_guard<std::mutex> lock(mutex);
+    hold_flushes = hold;
+    changed.notify_all();
+  }
+  void PassFlush() {
+    std::unique_lock<std::mutex> lock(mutex);
+    changed.wait(lock, [this] { return !hold_flushes; });
+  }
+};
+
+class GatedFile final : public File {
+ public:
+  GatedFile(std::unique_ptr<File> file, Gates& gates)
+      : File(file->path()), file_(std::move(file)), gates_(gates) {}
+  Status Pread(uint64_t offset, void* buf, size_t len) override {
+    return file_->Pread(offset, buf, len);
+  }
+  Status PreadNoWait(uint64_t offset, void* buf, size_t len) override {
+    if (gates_.cold) return Status(Code::kWouldBlock);
+    return file_->PreadNoWait(offset, buf, len);
+  }
+  Status Pwrite(uint64_t offset, const void* buf, size_t len) override {
+    return file_->Pwrite(offset, buf, len);
+  }
+  Status Fdatasync() override {
+    gates_.PassFlush();
+    return file_->Fdatasync();
+  }
+  Result<uint64_t> Size() override { return file_->Size(); }
+  Status Truncate(uint64_t size) override { return file_->Truncate(size); }
+
+ private:
+  const std::unique_ptr<File> file_;
+  Gates& gates_;
+};
+
+class GatedIo final : public Io {
+ public:
+  explicit GatedIo(Gates& gates) : io_(MakeThreadIo()), gates_(gates) {}
+  Status MakeDir(const std::string& path) override { return io_->MakeDir(path); }
+  bool Exists(const std::string& path) override { return io_->Exists(path); }
+  Result<std::unique_ptr<File>> OpenFile(const std::string& path, bool create) override {
+    Result<std::unique_ptr<File>> file = io_->OpenFile(path, create);
+    if (!file.ok()) return file;
+    return std::unique_ptr<File>(new GatedFile(std::move(file.value()), gates_));
+  }
+  Status Rename(const std::string& from, const std::string& to) override {
+    return io_->Rename(from, to);
+  }
+  Status SyncDir(const std::string& path) override { return io_->SyncDir(path); }
+  Result<std::shared_ptr<void>> Lock(const std::string& path) override { return io_->Lock(path); }
+  Result<std::unique_ptr<SharedMemory>> MapShared(const std::string& path, size_t size) override {
+    return io_->MapShared(path, size);
+  }
+  std::string BootId() override { return io_->BootId(); }
+  std::string NewUuid() override { return io_->NewUuid(); }
+  int64_t UnixMs() override { return io_->UnixMs(); }
+  std::unique_ptr<Task> Spawn(const char* name, std::function<void()> body) override {
+    return io_->Spawn(name, std::move(body));
+  }
+
+ private:
+  const std::unique_ptr<Io> io_;
+  Gates& gates_;
+};
+
+// Fixture ---------------------------------------------------------------------
+
+class Client {
+ public:
+  explicit Client(int fd) : fd_(fd) {
+    const timeval timeout{kDeadline.count(), 0};
+    ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+    ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+  }
+  ~Client() { Close(); }
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+
+  void Close() {
+    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+  }
+  void ShutdownWrites() { ::shutdown(fd_, SHUT_WR); }
+
+  void Send(const std::vector<uint8_t>& bytes) {
+    size_t sent = 0;
+    while (sent < bytes.size()) {
+      const ssize_t count = ::send(fd_, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
+      REQUIRE_MESSAGE(count > 0, "send: ", std::string(std::strerror(errno)));
+      sent += static_cast<size_t>(count);
+    }
+  }
+  std::vector<uint8_t> Receive(size_t bytes) {
+    std::vector<uint8_t> to(bytes);
+    size_t received = 0;
+    while (received < bytes) {
+      const ssize_t count = ::recv(fd_, to.data() + received, bytes - received, 0);
+      REQUIRE_MESSAGE(count > 0,
+                      "recv: ", std::string(count == 0 ? "end of file" : std::strerror(errno)));
+      received += static_cast<size_t>(count);
+    }
+    return to;
+  }
+  // True when the server ends the stream next.
+  bool AtEnd() {
+    uint8_t byte;
+    return ::recv(fd_, &byte, 1, 0) == 0;
+  }
+
+  struct Simple {
+    uint32_t error;
+    uint64_t cookie;
+  };
+  Simple ReceiveSimple() {
+    const std::vector<uint8_t> reply = Receive(kSimpleReplyBytes);
+    REQUIRE(LoadBe32(reply.data()) == kSimpleReplyMagic);
+    return {LoadBe32(&reply[4]), LoadBe64(&reply[8])};
+  }
+  struct Chunk {
+    bool done;
+    uint16_t type;
+    uint64_t cookie;
+    std::vector<uint8_t> data;
+  };
+  Chunk ReceiveChunk() {
+    const std::vector<uint8_t> header = Receive(kStructuredHeaderBytes);
+    REQUIRE(LoadBe32(header.data()) == kStructuredReplyMagic);
+    return {(LoadBe16(&header[4]) & kReplyDone) != 0, LoadBe16(&header[6]), LoadBe64(&header[8]),
+            Receive(LoadBe32(&header[16]))};
+  }
+
+ private:
+  int fd_;
+};
+
+inline std::vector<uint8_t> Wire(uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset,
+                                 uint32_t length) {
+  std::vector<uint8_t> wire(kRequestBytes);
+  StoreBe32(wire.data(), kRequestMagic);
+  StoreBe16(&wire[4], flags);
+  StoreBe16(&wire[6], type);
+  StoreBe64(&wire[8], cookie);
+  StoreBe64(&wire[16], offset);
+  StoreBe32(&wire[24], length);
+  return wire;
+}
+
+inline std::vector<uint8_t> operator+(std::vector<uint8_t> left,
+                                      const std::vector<uint8_t>& right) {
+  left.insert(left.end(), right.begin(), right.end());
+  return left;
+}
+
+inline std::vector<uint8_t> RandomBytes(size_t count, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::vector<uint8_t> bytes(count);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random());
+  return bytes;
+}
+
+struct Options {
+  bool structured = false;
+  bool read_only = false;
+  std::vector<uint8_t> leftover = {};
+};
+
+class Fixture {
+ public:
+  Fixture() : dir_(MakeDirectory()), io_(gates) {
+    StoreOptions options;
+    options.dir = dir_;
+    Result<std::unique_ptr<Store>> opened = Store::Open(io_, options);
+    REQUIRE_MESSAGE(opened.ok(), opened.status().message());
+    store = std::move(opened.value());
+    const Status created = store->CreateVolume(kVolumeId, kSize, "");
+    REQUIRE_MESSAGE(created.ok(), created.message());
+    server = std::make_unique<Server>(*store);
+  }
+  ~Fixture() {
+    gates.HoldFlushes(false);
+    server.reset();
+    CHECK(store->Close().ok());
+    store.reset();
+    std::filesystem::remove_all(dir_);
+  }
+
+  // A connected client; its connection's end is told by Ended.
+  std::unique_ptr<Client> Connect(Options options = {}) {
+    int fds[2];
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    Result<Volume> volume = store->Attach(kVolumeId);
+    REQUIRE(volume.ok());
+    ConnectionOptions connection;
+    connection.fd = fds[1];
+    connection.volume = std::move(volume.value());
+    connection.structured_replies = options.structured;
+    connection.read_only = options.read_only;
+    connection.leftover = std::move(options.leftover);
+    Result<uint64_t> id =
+        server->Serve(std::move(connection), [this](uint64_t, const CloseReport& report) {
+          std::lock_guard<std::mutex> lock(mutex_);
+          ended_.push_back(report);
+          changed_.notify_all();
+        });
+    REQUIRE(id.ok());
+    last_id = id.value();
+    return std::make_unique<Client>(fds[0]);
+  }
+
+  // The report of the next connection to end.
+  CloseReport Ended() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    REQUIRE(changed_.wait_for(lock, kDeadline, [this] { return !ended_.empty(); }));
+    const CloseReport report = ended_.front();
+    ended_.erase(ended_.begin());
+    return report;
+  }
+
+  Gates gates;
+  std::unique_ptr<Store> store;
+  std::unique_ptr<Server> server;
+  uint64_t last_id = 0;
+
+ private:
+  static std::string MakeDirectory() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "flashlun-nbd-XXXXXX").string();
+    REQUIRE(::mkdtemp(pattern.data()) != nullptr);
+    return pattern;
+  }
+
+  const std::string dir_;
+  GatedIo io_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<CloseReport> ended_;
+};
+
+}  // namespace flashlun::nbd

@@ -1,0 +1,121 @@
+/** Routes of the array: the machine, its LSSs and volumes, users, the session. */
+
+import { FlashlunError } from '../base/errors.js';
+import { TRACK_BYTES } from '../engine/types.js';
+import type { App } from './app.js';
+import {
+  ArrayBody,
+  ErrorBody,
+  LssBody,
+  NewVolumeBody,
+  Nothing,
+  UsersBody,
+  VolumeBody,
+  VolumeParams,
+  VolumesBody,
+} from './schemas.js';
+import type { ApiServices } from './services.js';
+
+/** What `lsdev`-like tools of the period print for an ESS 800. */
+const MODEL = '2105-800';
+
+/** Adds /v1/array, /v1/lss, /v1/volumes, /v1/users and the end of a session. */
+export function addArrayRoutes(app: App, services: ApiServices): void {
+  const { array, auth } = services;
+
+  app.get(
+    '/v1/array',
+    { schema: { summary: 'the machine', tags: ['array'], response: { 200: ArrayBody } } },
+    () => {
+      const { capacityTracks, usedTracks } = services.engine.info();
+      return {
+        machine: array.machine,
+        serial: array.essSerial,
+        model: MODEL,
+        version: services.version,
+        pool: {
+          capacityBytes: capacityTracks * TRACK_BYTES,
+          usedBytes: usedTracks * TRACK_BYTES,
+        },
+        nbd: services.nbdAddresses(),
+        lss: array.lss().map(({ id }) => id),
+      };
+    },
+  );
+
+  app.get(
+    '/v1/lss',
+    { schema: { summary: 'LSSs with volumes', tags: ['array'], response: { 200: LssBody } } },
+    () => ({ lss: array.lss() }),
+  );
+
+  app.get(
+    '/v1/users',
+    { schema: { summary: 'users', tags: ['users'], response: { 200: UsersBody } } },
+    (request) => {
+      if (request.principal?.role !== 'admin') throw new FlashlunError('FORBIDDEN', '');
+      return { users: auth.users() };
+    },
+  );
+
+  app.delete(
+    '/v1/session',
+    { schema: { summary: 'log out', tags: ['session'], response: { 204: Nothing } } },
+    async (request, reply) => {
+      auth.logout(request.headers.authorization);
+      return reply.code(204).send(null);
+    },
+  );
+
+  addVolumeRoutes(app, services);
+}
+
+function addVolumeRoutes(app: App, { array }: ApiServices): void {
+  app.get(
+    '/v1/volumes',
+    { schema: { summary: 'all volumes', tags: ['volumes'], response: { 200: VolumesBody } } },
+    () => ({ volumes: array.volumes() }),
+  );
+
+  app.post(
+    '/v1/volumes',
+    {
+      schema: {
+        summary: 'make a volume',
+        tags: ['volumes'],
+        body: NewVolumeBody,
+        response: { 201: VolumeBody, '4xx': ErrorBody },
+      },
+    },
+    async (request, reply) => reply.code(201).send(await array.create(request.body)),
+  );
+
+  app.get(
+    '/v1/volumes/:ref',
+    {
+      schema: {
+        summary: 'one volume, by id, serial or name',
+        tags: ['volumes'],
+        params: VolumeParams,
+        response: { 200: VolumeBody, '4xx': ErrorBody },
+      },
+    },
+    (request) => array.get(request.params.ref),
+  );
+
+  app.delete(
+    '/v1/volumes/:ref',
+    {
+      schema: {
+        summary: 'delete a volume and its data',
+        tags: ['volumes'],
+        params: VolumeParams,
+        response: { 204: Nothing, '4xx': ErrorBody },
+      },
+    },
+    async (request, reply) => {
+      await array.delete(request.params.ref);
+      return reply.code(204).send(null);
+    },
+  );
+}

@@ -1,0 +1,25 @@
+/** What the routes of the HTTP API work on; put together by src/server.ts. */
+
+import type { StorageArray } from '../array/storage-array.js';
+import type { Logger } from '../base/log.js';
+import type { CopyServices } from '../copyservices/copy-services.js';
+import type { Registration } from '../copyservices/registration.js';
+import type { TaskService } from '../copyservices/tasks.js';
+import type { Engine } from '../engine/types.js';
+import type { Auth } from './auth.js';
+
+export interface ApiServices {
+  readonly array: StorageArray;
+  readonly copyServices: CopyServices;
+  readonly tasks: TaskService;
+  readonly registration: Registration;
+  readonly auth: Auth;
+  readonly engine: Pick<Engine, 'info'>;
+  readonly metrics: { readonly contentType: string; text(): Promise<string> };
+  /** `null` where there is no such listener (yet). */
+  nbdAddresses(): { tcp: string | null; unix: string | null };
+  /** Why LUNs cannot be attached now; undefined when they can. */
+  notReady(): string | undefined;
+  readonly version: string;
+  readonly log: Logger;
+}

@@ -1,0 +1,19 @@
+/** What the NBD listener needs of the array: the names it serves and the volume behind each. */
+
+export interface ExportEntry {
+  readonly name: string;
+  readonly description: string;
+}
+
+export interface ExportTarget extends ExportEntry {
+  readonly volumeId: number;
+  readonly sizeBytes: number;
+  readonly readOnly: boolean;
+}
+
+export interface ExportCatalog {
+  /** One entry per volume, by serial; its other names lead to it but are not listed. */
+  list(): ExportEntry[];
+  /** By serial, volume id or name; undefined when there is no such volume. '' is no volume. */
+  resolve(name: string): ExportTarget | undefined;
+}

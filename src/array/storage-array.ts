@@ -1,0 +1,325 @@
+/**
+ * The storage image: one ESS with its LSSs and volumes. Volumes live in the engine; this adds their
+ * ESS identity (LSS, serial, names for hosts), the rules for making and deleting them, and words.
+ *
+ * Runs on the main thread. Changes go through the ChangeQueue it shares with Copy Services.
+ */
+
+import { FlashlunError, fromNative } from '../base/errors.js';
+import {
+  formatLss,
+  formatVolumeId,
+  isVolumeId,
+  lssOf,
+  parseLss,
+  serialOf,
+  tryParseVolumeId,
+  volumeIdOfSerial,
+} from '../base/ids.js';
+import { LIMITS } from '../base/limits.js';
+import { formatSize } from '../base/units.js';
+import { type Engine, TRACK_BYTES, type VolumeState } from '../engine/types.js';
+import type { ChangeQueue } from './change-queue.js';
+import type { ExportCatalog, ExportEntry, ExportTarget } from './export-catalog.js';
+import { describeRelationship } from './words.js';
+
+/** A volume as the API shows it. Counters are since the server started. */
+export interface VolumeView {
+  readonly id: string;
+  readonly lss: string;
+  readonly serial: string;
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly usedBytes: number;
+  /** NBD connections. */
+  readonly attached: number;
+  readonly createdAt: string;
+  readonly readOps: number;
+  readonly readBytes: number;
+  readonly writeOps: number;
+  readonly writeBytes: number;
+  readonly flushOps: number;
+  readonly trimOps: number;
+  readonly zeroOps: number;
+  readonly errorOps: number;
+  readonly redirectedTracks: number;
+}
+
+export interface LssView {
+  readonly id: string;
+  readonly volumes: number;
+}
+
+/** What `create` takes: the LSS, or the id, or both when they agree. */
+export interface NewVolume {
+  readonly lss?: string | undefined;
+  readonly id?: string | undefined;
+  /** Rounded up to whole tracks. */
+  readonly sizeBytes: number;
+  readonly name?: string | undefined;
+}
+
+type ArrayEngine = Pick<
+  Engine,
+  'createVolume' | 'deleteVolume' | 'volumes' | 'volume' | 'relationships'
+>;
+
+/** Letters and digits of any script; no blank, slash or colon, which URIs and pairs are made of. */
+const NAME = /^[\p{L}\p{N}][\p{L}\p{N}._-]*$/u;
+
+export class StorageArray implements ExportCatalog {
+  readonly essSerial: string;
+  readonly #engine: ArrayEngine;
+  readonly #changes: ChangeQueue;
+
+  constructor(engine: ArrayEngine, essSerial: string, changes: ChangeQueue) {
+    this.#engine = engine;
+    this.essSerial = essSerial;
+    this.#changes = changes;
+  }
+
+  /** The machine as esscli and CSM write it: `2105.13698`. */
+  get machine(): string {
+    return `2105.${this.essSerial}`;
+  }
+
+  /** All volumes, by id. */
+  volumes(): VolumeView[] {
+    return this.#states().map((state) => this.#view(state));
+  }
+
+  /** LSSs that have volumes, by id. */
+  lss(): LssView[] {
+    const counts = new Map<string, number>();
+    for (const { id } of this.#states()) counts.set(lssOf(id), (counts.get(lssOf(id)) ?? 0) + 1);
+    return [...counts].map(([id, volumes]) => ({ id, volumes }));
+  }
+
+  /** By id, serial or name. @throws FlashlunError VOLUME_NOT_FOUND */
+  get(ref: string): VolumeView {
+    return this.#view(this.state(ref));
+  }
+
+  /** As {@link get}, for code that works with the engine's view. */
+  state(ref: string): VolumeState {
+    const state = this.find(ref);
+    if (state === undefined) {
+      throw new FlashlunError(
+        'VOLUME_NOT_FOUND',
+        `there is no volume '${shorten(ref)}' on ESS ${this.essSerial}. ` +
+          '"flashlun volume list" shows those there are.',
+        { details: { volume: shorten(ref) } },
+      );
+    }
+    return state;
+  }
+
+  /** By id, serial or name; undefined when there is none. */
+  find(ref: string): VolumeState | undefined {
+    const id = tryParseVolumeId(ref) ?? volumeIdOfSerial(ref, this.essSerial);
+    if (id !== undefined) return this.#engine.volume(id);
+    return ref === '' ? undefined : this.#engine.volumes().find((each) => each.name === ref);
+  }
+
+  /**
+   * Makes a volume; without an id it gets the lowest free number of the LSS. Durable when it
+   * resolves.
+   *
+   * @throws FlashlunError INVALID_ARGUMENT, LSS_INVALID, SIZE_INVALID, VOLUME_EXISTS,
+   *   ALREADY_EXISTS (the name), LSS_FULL, NO_SPACE
+   */
+  create(request: NewVolume): Promise<VolumeView> {
+    return this.#changes.run(async () => {
+      const name = request.name ?? '';
+      const sizeBytes = checkSize(request.sizeBytes);
+      const id = this.#chooseId(request);
+      this.#checkName(name);
+      try {
+        await this.#engine.createVolume(id, sizeBytes, name);
+      } catch (error) {
+        throw fromNative(error, `create volume ${formatVolumeId(id)}`);
+      }
+      return this.get(formatVolumeId(id));
+    });
+  }
+
+  /** @throws FlashlunError VOLUME_NOT_FOUND, VOLUME_IN_USE (attached, or in a relationship) */
+  delete(ref: string): Promise<void> {
+    return this.#changes.run(async () => {
+      const state = this.state(ref);
+      const id = formatVolumeId(state.id);
+      this.#refuseInUse(state);
+      try {
+        await this.#engine.deleteVolume(state.id);
+      } catch (error) {
+        throw fromNative(error, `delete volume ${id}`);
+      }
+    });
+  }
+
+  list(): ExportEntry[] {
+    return this.#states().map((state) => ({
+      name: serialOf(state.id, this.essSerial),
+      description: this.#describe(state),
+    }));
+  }
+
+  resolve(name: string): ExportTarget | undefined {
+    const state = this.find(name);
+    if (state === undefined) return undefined;
+    return {
+      volumeId: state.id,
+      name,
+      description: this.#describe(state),
+      sizeBytes: state.sizeBytes,
+      readOnly: false,
+    };
+  }
+
+  #states(): VolumeState[] {
+    return this.#engine.volumes().sort((left, right) => left.id - right.id);
+  }
+
+  #chooseId(request: NewVolume): number {
+    const lss = request.lss === undefined ? undefined : parseLss(request.lss);
+    if (request.id === undefined) {
+      if (lss === undefined) {
+        throw new FlashlunError('INVALID_ARGUMENT', 'give an LSS (12) or a volume id (1203).');
+      }
+      return this.#nextFree(lss);
+    }
+    const id = tryParseVolumeId(request.id);
+    if (id === undefined || !isVolumeId(id)) {
+      throw new FlashlunError(
+        'INVALID_ARGUMENT',
+        `volume id '${shorten(request.id)}' refused: use four hex digits, 1000 to 1FFF.`,
+      );
+    }
+    if (lss !== undefined && lss !== id >> 8) {
+      throw new FlashlunError(
+        'LSS_INVALID',
+        `volume id ${formatVolumeId(id)} refused: it belongs to LSS ${lssOf(id)}, ` +
+          `not ${formatLss(lss)}. Leave one of the two out.`,
+      );
+    }
+    const taken = this.#engine.volume(id);
+    if (taken !== undefined) {
+      throw new FlashlunError(
+        'VOLUME_EXISTS',
+        `volume ${formatVolumeId(id)} refused: it exists already ` +
+          `(${formatSize(taken.sizeBytes)}). Leave the id out to get the next free one.`,
+        { details: { volume: formatVolumeId(id) } },
+      );
+    }
+    return id;
+  }
+
+  #nextFree(lss: number): number {
+    const taken = new Set(this.#engine.volumes().map((state) => state.id));
+    for (let number = 0; number < LIMITS.volumesPerLss; number += 1) {
+      const id = (lss << 8) | number;
+      if (!taken.has(id)) return id;
+    }
+    throw new FlashlunError(
+      'LSS_FULL',
+      `LSS ${formatLss(lss)} refused: all ${LIMITS.volumesPerLss} volume numbers are in use. ` +
+        'Delete a volume of it, or take another LSS (10 to 1F).',
+      { details: { lss: formatLss(lss) } },
+    );
+  }
+
+  #checkName(name: string): void {
+    if (name === '') return;
+    const refuse = (reason: string): never => {
+      throw new FlashlunError('INVALID_ARGUMENT', `name '${shorten(name)}' refused: ${reason}`);
+    };
+    if (Buffer.byteLength(name) > LIMITS.volumeNameBytes) {
+      refuse(`it is longer than ${LIMITS.volumeNameBytes} bytes.`);
+    }
+    if (!NAME.test(name)) {
+      refuse('use letters, digits, dot, underscore and minus, beginning with a letter or digit.');
+    }
+    if ((tryParseVolumeId(name) ?? volumeIdOfSerial(name, this.essSerial)) !== undefined) {
+      refuse('it reads as a volume id or serial, and volumes are found by all three.');
+    }
+    const other = this.#engine.volumes().find((state) => state.name === name);
+    if (other !== undefined) {
+      throw new FlashlunError(
+        'ALREADY_EXISTS',
+        `name '${name}' refused: volume ${formatVolumeId(other.id)} has it. Choose another name.`,
+        { details: { volume: formatVolumeId(other.id) } },
+      );
+    }
+  }
+
+  #refuseInUse(state: VolumeState): void {
+    const id = formatVolumeId(state.id);
+    const related = this.#engine
+      .relationships()
+      .find((each) => each.sourceId === state.id || each.targetId === state.id);
+    if (related !== undefined) {
+      const role = related.sourceId === state.id ? 'source' : 'target';
+      const wayOut = related.noCopy ? 'Withdraw it first.' : 'Withdraw it, or let the copy end.';
+      throw new FlashlunError(
+        'VOLUME_IN_USE',
+        `delete of ${id} refused: it is the ${role} of ${describeRelationship(related)}. ${wayOut}`,
+        { details: { volume: id } },
+      );
+    }
+    if (state.attached > 0) {
+      throw new FlashlunError(
+        'VOLUME_IN_USE',
+        `delete of ${id} refused: ${state.attached} NBD connection(s) have it open. ` +
+          'Detach it from its clients first.',
+        { details: { volume: id, attached: state.attached } },
+      );
+    }
+  }
+
+  #describe(state: VolumeState): string {
+    const name = state.name === '' ? '' : ` '${state.name}'`;
+    const id = formatVolumeId(state.id);
+    return `ESS ${this.essSerial} volume ${id}${name}, ${formatSize(state.sizeBytes)}`;
+  }
+
+  #view(state: VolumeState): VolumeView {
+    return {
+      id: formatVolumeId(state.id),
+      lss: lssOf(state.id),
+      serial: serialOf(state.id, this.essSerial),
+      name: state.name,
+      sizeBytes: state.sizeBytes,
+      usedBytes: state.mappedTracks * TRACK_BYTES,
+      attached: state.attached,
+      createdAt: new Date(state.createdUnixMs).toISOString(),
+      readOps: state.readOps,
+      readBytes: state.readBytes,
+      writeOps: state.writeOps,
+      writeBytes: state.writeBytes,
+      flushOps: state.flushOps,
+      trimOps: state.trimOps,
+      zeroOps: state.zeroOps,
+      errorOps: state.errorOps,
+      redirectedTracks: state.redirectedTracks,
+    };
+  }
+}
+
+/** Whole tracks, as the engine stores them. @throws FlashlunError SIZE_INVALID */
+function checkSize(sizeBytes: number): number {
+  const tooSmall = !Number.isSafeInteger(sizeBytes) || sizeBytes <= 0;
+  if (tooSmall || sizeBytes > LIMITS.maxVolumeBytes) {
+    throw new FlashlunError(
+      'SIZE_INVALID',
+      `size ${sizeBytes} refused: a volume has ${formatSize(LIMITS.minVolumeBytes)} to ` +
+        `${formatSize(LIMITS.maxVolumeBytes)}. Sizes are rounded up to ${formatSize(TRACK_BYTES)}.`,
+    );
+  }
+  return Math.ceil(sizeBytes / TRACK_BYTES) * TRACK_BYTES;
+}
+
+/** What a user typed, for a message that must stay one readable line. */
+function shorten(text: string): string {
+  const printable = text.replaceAll(/[^\p{L}\p{N}\p{P}\p{S} ]/gu, '?');
+  return printable.length > 40 ? `${printable.slice(0, 37)}...` : printable;
+}

@@ -1,0 +1,112 @@
+/**
+ * Every limit of the TypeScript side, with its reason. native/core/limits.h holds the native
+ * side's; what appears in both is compared by a test. Nothing else in src/ may hold a size, count
+ * or time limit of its own.
+ */
+
+import { KIB, MIB, TIB } from './units.js';
+
+export const LIMITS = {
+  // NBD negotiation -------------------------------------------------------------------------------
+
+  /** Longest string NBD allows: names, descriptions, error texts (proto.md "Values"). */
+  nbdStringBytes: 4096,
+  /** Longest option data parsed. The largest legal GO is 4 + 4096 + 2 + 2 for each info. */
+  nbdOptionDataBytes: 64 * KIB,
+  /** Longer option data is dropped and refused; above this the connection is closed instead. */
+  nbdOptionDrainBytes: 1 * MIB,
+  /** A client needs about five; libnbd's tests send some dozen. */
+  nbdOptionsPerConnection: 128,
+  /** Largest READ and WRITE, told in INFO_BLOCK_SIZE; native kMaxPayloadBytes enforces it. */
+  nbdPayloadBytes: 32 * MIB,
+  /** Answers to LIST on one connection: at least one of a full array (4096 volumes, 1.2 MB). */
+  nbdListBytesPerConnection: 2 * MIB,
+  /** A client that takes longer holds a socket for nothing. QEMU's server waits as long. */
+  nbdHandshakeMs: 10_000,
+  /** Connections in negotiation at once, all listeners together. QEMU's server allows 100. */
+  nbdHandshakes: 128,
+  /** Bytes of a unix socket's path, without the NUL (sun_path of Linux). */
+  unixPathBytes: 107,
+  /** How long close() waits for native connections to end before it reports that one is stuck. */
+  nbdCloseMs: 10_000,
+  /** How long a connect to an existing unix socket may take before its owner counts as alive. */
+  unixProbeMs: 2_000,
+
+  // The array -------------------------------------------------------------------------------------
+
+  /** One track (native kMinVolumeBytes). */
+  minVolumeBytes: 64 * KIB,
+  /** Native kMaxVolumeBytes; safe as a JavaScript number and far above the ESS's 2 TB. */
+  maxVolumeBytes: 64 * TIB,
+  /** Two hex digits of volume number. */
+  volumesPerLss: 256,
+  /** Native kMaxNameBytes. */
+  volumeNameBytes: 64,
+  /** Native kMaxPairsPerEstablish: one transaction must fit one journal group. */
+  pairsPerEstablish: 1024,
+
+  // Tasks and users -------------------------------------------------------------------------------
+
+  /** The ESS's task names were 16 characters; people want a little more. */
+  taskNameBytes: 64,
+  /** One or two sentences. */
+  taskDescriptionBytes: 256,
+  /** Far more than people keep; bounds GET /v1/tasks. */
+  tasks: 10_000,
+  userNameBytes: 64,
+  /** scrypt's cost does not grow with it, but nobody should make us hash a megabyte. */
+  passwordBytes: 1024,
+  /** One working day. */
+  sessionMs: 12 * 60 * 60 * 1000,
+  /** Live sessions; the oldest goes when one more logs in. */
+  sessions: 1024,
+  /**
+   * Failed logins of one user from one address within a minute before its logins are refused for
+   * the rest of it. Not of the user alone: then anybody could lock the administrator out.
+   */
+  loginFailuresPerMinute: 10,
+  /** The same of one address, whatever the user: names may be guessed; many may share a gateway. */
+  loginFailuresPerAddress: 100,
+  /** scrypt takes about 300 ms and 128 MiB each; more at once would only queue. */
+  loginsInFlight: 2,
+  /** Logins waiting for one of those places; a person or script tries again. */
+  loginsWaiting: 32,
+  /** Users and addresses with failed logins that are remembered; the oldest goes first. */
+  loginFailuresRemembered: 1024,
+  /** Results kept per task: the last one is shown, the others answer "since when does it fail?". */
+  runsPerTask: 100,
+  /** Registered command line clients that may still join the status server (ess.md 5.3). */
+  registeredClients: 1024,
+  /** Host names and addresses of a registration; DNS allows 255. */
+  registrationFieldBytes: 255,
+
+  // Background copy -------------------------------------------------------------------------------
+
+  /** Relationships copied at the same time; the others wait, as on an ESS (ess.md 3.3). */
+  activeCopies: 4,
+  /** Tracks of one native call: 4 MiB, a few ms; stopping and the rate limit act between calls. */
+  copyBatchTracks: 64,
+  /** Failures in a row before a copy is given up until the next start; with pauses about 30 s. */
+  copyAttempts: 6,
+  /** First pause after a failure; it doubles each time. */
+  copyRetryMs: 1_000,
+  /** Worker threads end after this without work; starting one takes about 50 ms. */
+  copyWorkerIdleMs: 10_000,
+  /** MB/s; slower than one track a second is not a rate but a stop. */
+  minCopyRateMb: 0.1,
+  /** Demo volumes are thin, so a pool this small works; below it nothing useful fits. */
+  minPoolCapacityBytes: 64 * MIB,
+
+  // HTTP ------------------------------------------------------------------------------------------
+
+  /** 1024 pairs of an establish are about 40 KiB. */
+  httpBodyBytes: 1 * MIB,
+  /** A registration string names a host's disks; 256 disks of 30 characters, with room. */
+  registrationBytes: 64 * KIB,
+  /** A request that is not complete by then is dropped, so slow senders cannot hold sockets. */
+  httpRequestMs: 30_000,
+  /** Each costs a socket and some KiB; people and scripts have a handful. */
+  httpConnections: 256,
+  /** How long a stopping server waits for HTTP requests in flight before it cuts them off. */
+  httpCloseMs: 5_000,
+} as const;

@@ -1,0 +1,26 @@
+/** What the HTTP API answers, from its own schemas. Types only: none of the server is loaded. */
+
+import type { Static } from 'typebox';
+import type {
+  ArrayBody,
+  FlashcopiesBody,
+  FlashcopyBody,
+  LssBody,
+  TaskBody,
+  TaskRunBody,
+  TasksBody,
+  UsersBody,
+  VolumeBody,
+  VolumesBody,
+} from '../api/schemas.js';
+
+export type ArrayView = Static<typeof ArrayBody>;
+export type FlashcopiesView = Static<typeof FlashcopiesBody>;
+export type FlashcopyView = Static<typeof FlashcopyBody>;
+export type LssesView = Static<typeof LssBody>;
+export type TaskView = Static<typeof TaskBody>;
+export type TaskRunView = Static<typeof TaskRunBody>;
+export type TasksView = Static<typeof TasksBody>;
+export type UsersView = Static<typeof UsersBody>;
+export type VolumeView = Static<typeof VolumeBody>;
+export type VolumesView = Static<typeof VolumesBody>;

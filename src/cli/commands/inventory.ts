@@ -1,0 +1,76 @@
+/** `flashlun array show`, `lss list`, `user list`: what the array is and who may use it. */
+
+import type { Command } from 'commander';
+import { formatSize } from '../../base/units.js';
+import type { ArrayView, LssesView, UsersView } from '../api-types.js';
+import { type CliContext, jsonOption, print, withApi } from '../context.js';
+import { formatFields, formatTable } from '../output.js';
+
+/** Adds `array`, `lss` and `user` to the program. */
+export function addInventoryCommands(program: Command, context: CliContext): void {
+  const array = program.command('array').description('the storage array itself');
+  jsonOption(array.command('show'))
+    .description('show serial, capacity and addresses')
+    .action((_flags: unknown, command: Command) =>
+      withApi(context, command, async (api) => {
+        const view = await api.json<ArrayView>('GET', '/v1/array');
+        print(context, command, view, () => arrayText(view));
+      }),
+    );
+
+  const lss = program.command('lss').description('logical subsystems');
+  jsonOption(lss.command('list'))
+    .alias('ls')
+    .description('list the logical subsystems that have volumes')
+    .action((_flags: unknown, command: Command) =>
+      withApi(context, command, async (api) => {
+        const answer = await api.json<LssesView>('GET', '/v1/lss');
+        print(context, command, answer, () => lssTable(answer.lss));
+      }),
+    );
+
+  const user = program.command('user').description('users of the array');
+  jsonOption(user.command('list'))
+    .alias('ls')
+    .description('list the users')
+    .action((_flags: unknown, command: Command) =>
+      withApi(context, command, async (api) => {
+        const answer = await api.json<UsersView>('GET', '/v1/users');
+        print(context, command, answer, () => userTable(answer.users));
+      }),
+    );
+}
+
+function arrayText(view: ArrayView): string {
+  const { usedBytes, capacityBytes } = view.pool;
+  return formatFields([
+    ['machine', view.machine],
+    ['serial', view.serial],
+    ['model', view.model],
+    ['flashlun', view.version],
+    ['pool', `${formatSize(usedBytes)} used of ${formatSize(capacityBytes)}`],
+    ['NBD, TCP', view.nbd.tcp ?? '-'],
+    ['NBD, unix socket', view.nbd.unix ?? '-'],
+    ['LSS', view.lss.join(' ')],
+  ]);
+}
+
+function lssTable(rows: LssesView['lss']): string {
+  return formatTable(
+    [
+      { title: 'LSS', value: (lss) => lss.id },
+      { title: 'VOLUMES', value: (lss) => lss.volumes },
+    ],
+    rows,
+  );
+}
+
+function userTable(rows: UsersView['users']): string {
+  return formatTable(
+    [
+      { title: 'USER', value: (user) => user.name },
+      { title: 'ROLE', value: (user) => user.role },
+    ],
+    rows,
+  );
+}

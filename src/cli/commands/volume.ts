@@ -1,0 +1,145 @@
+/** `flashlun volume ...` and `flashlun attach`: LUNs and how to connect to them. */
+
+import { type Command, Option } from 'commander';
+import { FlashlunError } from '../../base/errors.js';
+import { lssOf, parseVolumeId } from '../../base/ids.js';
+import { formatSize, parseSize } from '../../base/units.js';
+import type { ArrayView, VolumesView, VolumeView } from '../api-types.js';
+import { ATTACH_FORMATS, type AttachFormat, attachText, type Transport } from '../attach.js';
+import { type CliContext, jsonOption, print, withApi } from '../context.js';
+import { formatFields, formatTable, formatTime } from '../output.js';
+
+interface CreateFlags {
+  readonly lss?: string;
+  readonly size: string;
+  readonly id?: string;
+  readonly name?: string;
+}
+
+interface AttachFlags {
+  readonly format: AttachFormat;
+  readonly transport?: Transport;
+}
+
+/** Adds `volume` and its subcommands to the program. */
+export function addVolumeCommands(program: Command, context: CliContext): void {
+  const volume = program.command('volume').description('create, look at and delete LUNs');
+
+  jsonOption(volume.command('create'))
+    .description('create a thin LUN')
+    .option('--lss <LSS>', 'logical subsystem, 10 to 1F; taken from --id when that is given')
+    .requiredOption('--size <SIZE>', 'capacity, for example 10G; rounded up to 64 KiB')
+    .option('--id <ID>', 'volume id such as 1203 (default: the first free one of the LSS)')
+    .option('--name <NAME>', 'a name that also works as export name')
+    .addHelpText('after', '\nExample: flashlun volume create --lss 12 --size 10G --name db')
+    .action((flags: CreateFlags, command: Command) => createVolume(context, flags, command));
+
+  jsonOption(volume.command('list'))
+    .alias('ls')
+    .description('list the LUNs')
+    .action((_flags: unknown, command: Command) => listVolumes(context, command));
+
+  jsonOption(volume.command('show'))
+    .description('show one LUN')
+    .argument('<VOLUME>', 'id, serial or name')
+    .action((ref: string, _flags: unknown, command: Command) => showVolume(context, ref, command));
+
+  volume
+    .command('delete')
+    .description('delete a LUN and its data; refused while it is attached or in a relationship')
+    .argument('<VOLUME>', 'id, serial or name')
+    .action((ref: string, _flags: unknown, command: Command) =>
+      withApi(context, command, async (api) => {
+        await api.json('DELETE', volumePath(ref));
+        context.stdout.write(`Deleted volume ${ref}.\n`);
+      }),
+    );
+}
+
+/** Adds `attach` to the program. */
+export function addAttachCommand(program: Command, context: CliContext): void {
+  program
+    .command('attach')
+    .description('print what to paste to give a LUN to a guest or tool')
+    .argument('<VOLUME>', 'id, serial or name')
+    .addOption(new Option('--format <FORMAT>', 'for whom').choices(ATTACH_FORMATS).default('qemu'))
+    .addOption(
+      new Option(
+        '--transport <TRANSPORT>',
+        'unix: same machine, faster; tcp: any machine (default: unix when there is a socket)',
+      ).choices(['unix', 'tcp']),
+    )
+    .addHelpText('after', '\nExample: flashlun attach 1203 --format libvirt')
+    .action((ref: string, flags: AttachFlags, command: Command) =>
+      withApi(context, command, async (api) => {
+        const volume = await api.json<VolumeView>('GET', volumePath(ref));
+        const array = await api.json<ArrayView>('GET', '/v1/array');
+        context.stdout.write(attachText(volume, array.nbd, flags));
+      }),
+    );
+}
+
+function createVolume(context: CliContext, flags: CreateFlags, command: Command): Promise<void> {
+  const lss = flags.lss ?? (flags.id === undefined ? undefined : lssOf(parseVolumeId(flags.id)));
+  if (lss === undefined) {
+    throw new FlashlunError('USAGE', 'say where to create the volume: --lss 12 or --id 1203.');
+  }
+  const request = {
+    lss,
+    sizeBytes: parseSize(flags.size),
+    ...(flags.id === undefined ? {} : { id: flags.id }),
+    ...(flags.name === undefined ? {} : { name: flags.name }),
+  };
+  return withApi(context, command, async (api) => {
+    const volume = await api.json<VolumeView>('POST', '/v1/volumes', { body: request });
+    print(context, command, volume, () => {
+      const { id, serial, sizeBytes } = volume;
+      return (
+        `Created volume ${id}: serial ${serial}, ${formatSize(sizeBytes)}, thin.\n` +
+        `Attach it: flashlun attach ${id} --format qemu\n`
+      );
+    });
+  });
+}
+
+function listVolumes(context: CliContext, command: Command): Promise<void> {
+  return withApi(context, command, async (api) => {
+    const answer = await api.json<VolumesView>('GET', '/v1/volumes');
+    print(context, command, answer, () =>
+      formatTable(
+        [
+          { title: 'ID', value: (volume) => volume.id },
+          { title: 'SERIAL', value: (volume) => volume.serial },
+          { title: 'LSS', value: (volume) => volume.lss },
+          { title: 'SIZE', value: (volume) => formatSize(volume.sizeBytes) },
+          { title: 'USED', value: (volume) => formatSize(volume.usedBytes) },
+          { title: 'CLIENTS', value: (volume) => volume.attached },
+          { title: 'NAME', value: (volume) => volume.name },
+        ],
+        answer.volumes,
+      ),
+    );
+  });
+}
+
+function showVolume(context: CliContext, ref: string, command: Command): Promise<void> {
+  return withApi(context, command, async (api) => {
+    const volume = await api.json<VolumeView>('GET', volumePath(ref));
+    print(context, command, volume, () =>
+      formatFields([
+        ['id', volume.id],
+        ['serial', volume.serial],
+        ['LSS', volume.lss],
+        ['name', volume.name === '' ? '-' : volume.name],
+        ['size', `${formatSize(volume.sizeBytes)} (${volume.sizeBytes} bytes)`],
+        ['used', formatSize(volume.usedBytes)],
+        ['clients', volume.attached],
+        ['created', formatTime(volume.createdAt)],
+      ]),
+    );
+  });
+}
+
+function volumePath(ref: string): string {
+  return `/v1/volumes/${encodeURIComponent(ref)}`;
+}

@@ -1,0 +1,388 @@
+/**
+ * Configuration of `flashlun serve`: flags over FLASHLUN_* variables over the YAML file over
+ * defaults.
+ *
+ * One schema (Raw) names every setting once: its key is the flag (`--nbd-unix`), the variable
+ * (FLASHLUN_NBD_UNIX) and the key of the file (`nbd-unix`). Every source is turned into the same
+ * record of raw values, merged, and checked by that schema, so a setting cannot be valid in one
+ * place and refused in another.
+ */
+
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import Type, { type Static } from 'typebox';
+import Value from 'typebox/value';
+import { parse as parseYaml } from 'yaml';
+import { FlashlunError } from './base/errors.js';
+import { isEssSerial } from './base/ids.js';
+import { LIMITS } from './base/limits.js';
+import { LOG_LEVELS, type LogLevel } from './base/log.js';
+import { MIB, parseSize } from './base/units.js';
+
+/** What the command line parser hands over: one property per flag given, named in camelCase. */
+export interface ServeOptions {
+  readonly data?: string;
+  readonly config?: string;
+  readonly nbd?: string;
+  readonly nbdUnix?: string;
+  readonly http?: string;
+  readonly cache?: string;
+  readonly io?: string;
+  readonly essSerial?: string;
+  /** `false` for --no-demo. */
+  readonly demo?: boolean;
+  readonly logLevel?: string;
+  /** MB/s of all background copies together, or `unlimited`. */
+  readonly copyRate?: string | number;
+  readonly poolCapacity?: string | number;
+  readonly insecureNbd?: boolean;
+  readonly insecureHttp?: boolean;
+  readonly printConfig?: boolean;
+}
+
+export interface HostPort {
+  readonly host: string;
+  readonly port: number;
+}
+
+/** A checked configuration. */
+export interface Config {
+  /** Absolute path of the data directory. */
+  readonly dataDir: string;
+  readonly nbd: HostPort | undefined;
+  readonly nbdUnix: string | undefined;
+  readonly http: HostPort;
+  readonly cache: 'writeback';
+  readonly io: 'auto' | 'threads';
+  /** As asked for; undefined takes the data directory's own, or the default when it is new. */
+  readonly essSerial: string | undefined;
+  readonly demo: boolean;
+  /** Undefined: the process decides (quieter on a terminal). */
+  readonly logLevel: LogLevel | undefined;
+  /** Bytes a second of all background copies together; undefined: as fast as the disk. */
+  readonly copyBytesPerSecond: number | undefined;
+  /** Asked for at the pool's first open only; undefined takes the engine's default. */
+  readonly poolCapacityBytes: number | undefined;
+  readonly insecureNbd: boolean;
+  readonly insecureHttp: boolean;
+}
+
+export const DEFAULT_ESS_SERIAL = '13698';
+
+const Raw = Type.Object(
+  {
+    data: Type.String({ minLength: 1 }),
+    nbd: Type.String({ minLength: 1 }),
+    'nbd-unix': Type.Optional(Type.String({ minLength: 1 })),
+    http: Type.String({ minLength: 1 }),
+    cache: Type.String(),
+    io: Type.String(),
+    'ess-serial': Type.Optional(Type.String()),
+    'no-demo': Type.Boolean(),
+    'log-level': Type.Optional(Type.Union(LOG_LEVELS.map((level) => Type.Literal(level)))),
+    'copy-rate': Type.String(),
+    'pool-capacity': Type.Optional(Type.String()),
+    'insecure-nbd': Type.Boolean(),
+    'insecure-http': Type.Boolean(),
+  },
+  { additionalProperties: false },
+);
+
+type Raw = Static<typeof Raw>;
+type Key = keyof Raw;
+
+const KEYS = Object.keys(Raw.properties) as Key[];
+const BOOLEANS: ReadonlySet<Key> = new Set<Key>(['no-demo', 'insecure-nbd', 'insecure-http']);
+
+const DEFAULTS = {
+  data: './data',
+  nbd: '127.0.0.1:10809',
+  http: '127.0.0.1:8452',
+  cache: 'writeback',
+  io: 'auto',
+  'no-demo': false,
+  'copy-rate': 'unlimited',
+  'insecure-nbd': false,
+  'insecure-http': false,
+} as const satisfies Partial<Raw>;
+
+type RawValues = Partial<Record<Key, string | boolean>>;
+
+/**
+ * Merges and checks the three sources. `fileText` is the YAML file's content, undefined without
+ * one.
+ *
+ * @throws FlashlunError CONFIG_INVALID, naming the setting, where it came from, and what it may be.
+ */
+export function resolveConfig(
+  flags: ServeOptions,
+  env: Readonly<Record<string, string | undefined>>,
+  fileText?: string,
+): Config {
+  const merged = {
+    ...DEFAULTS,
+    ...(fileText === undefined ? {} : fromFile(fileText)),
+    ...fromEnvironment(env),
+    ...fromFlags(flags),
+  };
+  const problem = Value.Errors(Raw, merged).find((error) => error.instancePath !== '');
+  if (problem !== undefined || !Value.Check(Raw, merged)) {
+    const key = problem?.instancePath.split('/')[1] ?? '';
+    const levels = `use one of ${LOG_LEVELS.join(', ')}`;
+    throw invalid(key, key === 'log-level' ? levels : 'it is empty or of the wrong type');
+  }
+  return checked(merged);
+}
+
+/**
+ * Reads the YAML file named by --config or FLASHLUN_CONFIG.
+ *
+ * @throws FlashlunError CONFIG_INVALID unreadable
+ */
+export function readConfigFile(
+  flags: ServeOptions,
+  env: Readonly<Record<string, string | undefined>>,
+): string | undefined {
+  const name = flags.config ?? env['FLASHLUN_CONFIG'];
+  if (name === undefined) return undefined;
+  try {
+    return readFileSync(name, 'utf8');
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new FlashlunError('CONFIG_INVALID', `cannot read the configuration file: ${reason}`);
+  }
+}
+
+/** What `--print-config` shows: a YAML file that gives this configuration again. */
+export function printableConfig(config: Config): Record<string, string | boolean> {
+  return {
+    data: config.dataDir,
+    nbd: config.nbd === undefined ? 'none' : formatHostPort(config.nbd),
+    'nbd-unix': config.nbdUnix ?? 'none',
+    http: formatHostPort(config.http),
+    cache: config.cache,
+    io: config.io,
+    'ess-serial': config.essSerial ?? DEFAULT_ESS_SERIAL,
+    'no-demo': !config.demo,
+    'log-level': config.logLevel ?? 'info',
+    'copy-rate':
+      config.copyBytesPerSecond === undefined
+        ? 'unlimited'
+        : String(config.copyBytesPerSecond / MIB),
+    ...(config.poolCapacityBytes === undefined
+      ? {}
+      : { 'pool-capacity': String(config.poolCapacityBytes) }),
+    'insecure-nbd': config.insecureNbd,
+    'insecure-http': config.insecureHttp,
+  };
+}
+
+/** `127.0.0.1:8452`, `[::1]:8452`. */
+export function formatHostPort(address: HostPort): string {
+  const host = address.host.includes(':') ? `[${address.host}]` : address.host;
+  return `${host}:${address.port}`;
+}
+
+function fromFlags(flags: ServeOptions): RawValues {
+  const values: RawValues = {};
+  const set = (key: Key, value: string | number | boolean | undefined): void => {
+    if (value !== undefined) values[key] = typeof value === 'number' ? String(value) : value;
+  };
+  set('data', flags.data);
+  set('nbd', flags.nbd);
+  set('nbd-unix', flags.nbdUnix);
+  set('http', flags.http);
+  set('cache', flags.cache);
+  set('io', flags.io);
+  set('ess-serial', flags.essSerial);
+  // A command line parser reports `demo: true` when --no-demo was not given; that says nothing.
+  set('no-demo', flags.demo === false ? true : undefined);
+  set('log-level', flags.logLevel);
+  set('copy-rate', flags.copyRate);
+  set('pool-capacity', flags.poolCapacity);
+  set('insecure-nbd', flags.insecureNbd);
+  set('insecure-http', flags.insecureHttp);
+  return values;
+}
+
+/**
+ * Variables that are no setting are left alone: the client commands have their own (FLASHLUN_USER),
+ * and so may the scripts around us.
+ */
+function fromEnvironment(env: Readonly<Record<string, string | undefined>>): RawValues {
+  const values: RawValues = {};
+  for (const [name, value] of Object.entries(env)) {
+    if (!name.startsWith('FLASHLUN_') || value === undefined) continue;
+    const key = name.slice('FLASHLUN_'.length).toLowerCase().replaceAll('_', '-');
+    if (!isKey(key)) continue;
+    values[key] = BOOLEANS.has(key) ? parseBoolean(name, value) : value;
+  }
+  return values;
+}
+
+function fromFile(text: string): RawValues {
+  let document: unknown;
+  try {
+    document = parseYaml(text);
+  } catch (error) {
+    const reason = error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
+    throw new FlashlunError('CONFIG_INVALID', `the configuration file is not YAML: ${reason}`);
+  }
+  if (document === null || document === undefined) return {};
+  if (typeof document !== 'object' || Array.isArray(document)) {
+    throw new FlashlunError(
+      'CONFIG_INVALID',
+      'the configuration file must hold "key: value" lines',
+    );
+  }
+  const values: RawValues = {};
+  for (const [key, value] of Object.entries(document)) {
+    if (!isKey(key)) {
+      throw new FlashlunError(
+        'CONFIG_INVALID',
+        `unknown key '${key}' in the configuration file. Known ones: ${KEYS.join(', ')}`,
+      );
+    }
+    values[key] = fileValue(key, value);
+  }
+  return values;
+}
+
+/** YAML reads `8452` and `13698` as numbers; we mean text, except where the setting is a switch. */
+function fileValue(key: Key, value: unknown): string | boolean {
+  if (BOOLEANS.has(key)) {
+    if (typeof value === 'boolean') return value;
+    throw invalid(key, 'use true or false');
+  }
+  if (typeof value === 'string') return value;
+  if (typeof value === 'number') return String(value);
+  throw invalid(key, 'it must be one text or number');
+}
+
+function checked(raw: Raw): Config {
+  const dataDir = path.resolve(raw.data);
+  const nbd = raw.nbd === 'none' ? undefined : parseHostPort('nbd', raw.nbd);
+  const http = parseHostPort('http', raw.http);
+  if (nbd !== undefined && !raw['insecure-nbd']) refuseOpen('nbd', nbd, '--insecure-nbd');
+  if (!raw['insecure-http']) refuseOpen('http', http, '--insecure-http');
+  const essSerial = raw['ess-serial']?.toUpperCase();
+  if (essSerial !== undefined && !isEssSerial(essSerial)) {
+    throw invalid(
+      'ess-serial',
+      'use five letters or digits, for example 13698. In a YAML file write it in quotes',
+    );
+  }
+  return {
+    dataDir,
+    nbd,
+    nbdUnix: unixPath(raw['nbd-unix'], dataDir),
+    http,
+    cache: checkCache(raw.cache),
+    io: checkIo(raw.io),
+    essSerial,
+    demo: !raw['no-demo'],
+    logLevel: raw['log-level'],
+    copyBytesPerSecond: checkCopyRate(raw['copy-rate']),
+    poolCapacityBytes: checkCapacity(raw['pool-capacity']),
+    insecureNbd: raw['insecure-nbd'],
+    insecureHttp: raw['insecure-http'],
+  };
+}
+
+function unixPath(value: string | undefined, dataDir: string): string | undefined {
+  if (value === 'none') return undefined;
+  const socket = path.resolve(value ?? path.join(dataDir, 'nbd.sock'));
+  if (Buffer.byteLength(socket) > LIMITS.unixPathBytes) {
+    throw invalid(
+      'nbd-unix',
+      `${socket} is longer than the ${LIMITS.unixPathBytes} bytes a unix socket's path can have. ` +
+        'Give a shorter path, or none',
+    );
+  }
+  return socket;
+}
+
+function checkCache(value: string): 'writeback' {
+  if (value === 'writeback') return value;
+  if (value === 'none') throw invalid('cache', 'this build has no direct I/O. Use writeback');
+  throw invalid('cache', 'use writeback');
+}
+
+function checkIo(value: string): 'auto' | 'threads' {
+  if (value === 'auto' || value === 'threads') return value;
+  if (value === 'uring') {
+    throw invalid('io', 'this build has no io_uring backend. Use auto or threads');
+  }
+  throw invalid('io', 'use auto or threads');
+}
+
+function checkCopyRate(value: string): number | undefined {
+  if (value === 'unlimited') return undefined;
+  const rate = /^\d{1,9}(\.\d{1,6})?$/.test(value) ? Number(value) : 0;
+  if (rate < LIMITS.minCopyRateMb) {
+    throw invalid(
+      'copy-rate',
+      `use MB/s of all background copies together, at least ${LIMITS.minCopyRateMb}, or unlimited`,
+    );
+  }
+  return rate * MIB;
+}
+
+function checkCapacity(value: string | undefined): number | undefined {
+  if (value === undefined) return undefined;
+  let bytes: number;
+  try {
+    bytes = parseSize(value);
+  } catch (error) {
+    throw invalid('pool-capacity', error instanceof Error ? error.message : String(error));
+  }
+  if (bytes < LIMITS.minPoolCapacityBytes) {
+    throw invalid('pool-capacity', `use at least ${LIMITS.minPoolCapacityBytes / MIB}M`);
+  }
+  return bytes;
+}
+
+function parseHostPort(key: Key, text: string): HostPort {
+  const match = /^(?:\[([0-9a-f:.]+)\]|([^\s:[\]/]+)):(\d{1,5})$/i.exec(text);
+  const host = match?.[1] ?? match?.[2];
+  const port = Number(match?.[3]);
+  if (host === undefined || port > 65_535) {
+    const none = key === 'nbd' ? ', or none' : '';
+    throw invalid(key, `'${text}' is not HOST:PORT, for example 127.0.0.1:10809${none}`);
+  }
+  return { host, port };
+}
+
+function refuseOpen(key: Key, address: HostPort, flag: string): void {
+  if (isLoopback(address.host)) return;
+  throw invalid(
+    key,
+    `${formatHostPort(address)} is not a loopback address, and the connection is not encrypted. ` +
+      `Use 127.0.0.1, or give ${flag} if everybody who can reach that address may use it`,
+  );
+}
+
+/** Whether only this machine can reach a listener on `host`. */
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+function parseBoolean(name: string, value: string): boolean {
+  if (['1', 'true', 'yes'].includes(value.toLowerCase())) return true;
+  if (['', '0', 'false', 'no'].includes(value.toLowerCase())) return false;
+  throw new FlashlunError('CONFIG_INVALID', `${name} '${value}' refused: use 1 or 0`);
+}
+
+function isKey(key: string): key is Key {
+  return (KEYS as string[]).includes(key);
+}
+
+function variableOf(key: string): string {
+  return `FLASHLUN_${key.toUpperCase().replaceAll('-', '_')}`;
+}
+
+function invalid(key: string, reason: string): FlashlunError {
+  return new FlashlunError('CONFIG_INVALID', `--${key} (${variableOf(key)}) refused: ${reason}.`, {
+    details: { setting: key },
+  });
+}

@@ -1,0 +1,151 @@
+/**
+ * The typed facade of the storage engine. Everything but this folder knows the engine as `Engine`.
+ *
+ * The pool belongs to the process: the main thread opens it, workers find the same one by its
+ * directory. Errors come from native code as `NativeError` and pass through unchanged.
+ */
+
+import { loadAddon, type NativeAddon, type PoolHandle } from './native.js';
+import type {
+  AdoptOptions,
+  CopyBatchResult,
+  Engine,
+  EngineInfo,
+  EngineOptions,
+  OnClosed,
+  PairSpec,
+  RelationshipState,
+  VolumeState,
+} from './types.js';
+
+/** Connections this environment has adopted, by `handle:connection`, until they end. */
+const closedListeners = new Map<string, OnClosed>();
+
+let loaded: NativeAddon | undefined;
+
+/** Loads at first use, so that a program that never opens a pool runs without the addon. */
+function addon(): NativeAddon {
+  if (loaded) return loaded;
+  const fresh = loadAddon();
+  fresh.onClosed((handle, connectionId, report) => {
+    const key = listenerKey(handle, connectionId);
+    const listener = closedListeners.get(key);
+    closedListeners.delete(key);
+    // Node swallows what a thread-safe function's callback throws, so it is thrown elsewhere.
+    const { reason, detail, ...counters } = report;
+    try {
+      listener?.(reason, detail, counters);
+    } catch (error) {
+      queueMicrotask(() => {
+        throw error;
+      });
+    }
+  });
+  loaded = fresh;
+  return fresh;
+}
+
+function listenerKey(handle: PoolHandle, connectionId: number): string {
+  return `${handle}:${connectionId}`;
+}
+
+class NativeEngine implements Engine {
+  readonly #native: NativeAddon;
+  readonly #handle: PoolHandle;
+  #closed: Promise<void> | undefined;
+
+  constructor(native: NativeAddon, handle: PoolHandle) {
+    this.#native = native;
+    this.#handle = handle;
+  }
+
+  close(): Promise<void> {
+    this.#closed ??= this.#native.close(this.#handle);
+    return this.#closed;
+  }
+
+  createVolume(id: number, sizeBytes: number, name: string): Promise<void> {
+    return this.#native.createVolume(this.#handle, id, sizeBytes, name);
+  }
+
+  deleteVolume(id: number): Promise<void> {
+    return this.#native.deleteVolume(this.#handle, id);
+  }
+
+  volumes(): VolumeState[] {
+    return this.#native.volumes(this.#handle);
+  }
+
+  volume(id: number): VolumeState | undefined {
+    return this.#native.volume(this.#handle, id);
+  }
+
+  establish(pairs: readonly PairSpec[]): Promise<number[]> {
+    return this.#native.establish(this.#handle, pairs);
+  }
+
+  withdraw(relationshipId: number): Promise<void> {
+    return this.#native.withdraw(this.#handle, relationshipId);
+  }
+
+  relationships(): RelationshipState[] {
+    return this.#native.relationships(this.#handle);
+  }
+
+  copyBatch(relationshipId: number, firstTrack: number, maxTracks: number): CopyBatchResult {
+    return this.#native.copyBatch(this.#handle, relationshipId, firstTrack, maxTracks);
+  }
+
+  flush(): Promise<void> {
+    return this.#native.flush(this.#handle);
+  }
+
+  info(): EngineInfo {
+    return this.#native.info(this.#handle);
+  }
+
+  adopt(fd: number, options: AdoptOptions, leftover: Uint8Array, onClosed: OnClosed): number {
+    const { volumeId, structuredReplies, readOnly } = options;
+    const connectionId = this.#native.adopt(
+      this.#handle,
+      fd,
+      volumeId,
+      structuredReplies,
+      readOnly,
+      leftover,
+    );
+    // The connection may have ended already, but is told of in a later turn of the event loop.
+    closedListeners.set(listenerKey(this.#handle, connectionId), onClosed);
+    return connectionId;
+  }
+
+  disconnect(connectionId: number): void {
+    this.#native.disconnect(this.#handle, connectionId);
+  }
+}
+
+/**
+ * Opens the pool, making it when the directory holds none, recovering it after a crash.
+ * @throws NativeError LOCKED another server has it, CORRUPT damaged, IO, NO_SPACE.
+ */
+export async function openEngine(options: EngineOptions): Promise<Engine> {
+  const native = addon();
+  return new NativeEngine(native, await native.open(options.dir, options.capacityBytes ?? 0));
+}
+
+/**
+ * The pool that this process has open at `dir`: for workers.
+ * @throws NativeError NOT_FOUND no thread has it open.
+ */
+export function openedEngine(dir: string): Engine {
+  const native = addon();
+  return new NativeEngine(native, native.opened(dir));
+}
+
+/**
+ * Tells systemd a state such as `READY=1`. False when the process was not started by systemd.
+ * @throws NativeError IO systemd's socket does not take it.
+ */
+export function sdNotify(state: string): boolean {
+  return addon().sdNotify(state);
+}

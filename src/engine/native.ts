@@ -1,0 +1,96 @@
+/**
+ * The addon (native/binding/addon.cc) as it is: positional primitives, pools named by handles.
+ *
+ * The only place that loads the binary, and engine.ts the only one that uses it.
+ */
+
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+
+import { FlashlunError } from '../base/errors.js';
+import type {
+  CloseReason,
+  CopyBatchResult,
+  EngineInfo,
+  PairSpec,
+  RelationshipState,
+  VolumeState,
+} from './types.js';
+
+/** Means the same pool in every thread of the process; never used twice. */
+export type PoolHandle = number;
+
+/** How a connection ended. */
+export interface NativeCloseReport {
+  readonly reason: CloseReason;
+  readonly detail: string;
+  readonly requests: number;
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+}
+
+/** Called in the environment (main thread or worker) that adopted the connection. */
+export type NativeOnClosed = (
+  handle: PoolHandle,
+  connectionId: number,
+  report: NativeCloseReport,
+) => void;
+
+export interface NativeAddon {
+  /** `capacityBytes` 0: the engine's default. */
+  open(dir: string, capacityBytes: number): Promise<PoolHandle>;
+  opened(dir: string): PoolHandle;
+  close(handle: PoolHandle): Promise<void>;
+  info(handle: PoolHandle): EngineInfo;
+  flush(handle: PoolHandle): Promise<void>;
+
+  createVolume(handle: PoolHandle, id: number, sizeBytes: number, name: string): Promise<void>;
+  deleteVolume(handle: PoolHandle, id: number): Promise<void>;
+  volumes(handle: PoolHandle): VolumeState[];
+  volume(handle: PoolHandle, id: number): VolumeState | undefined;
+
+  establish(handle: PoolHandle, pairs: readonly PairSpec[]): Promise<number[]>;
+  withdraw(handle: PoolHandle, relationshipId: number): Promise<void>;
+  relationships(handle: PoolHandle): RelationshipState[];
+  copyBatch(
+    handle: PoolHandle,
+    relationshipId: number,
+    firstTrack: number,
+    maxTracks: number,
+  ): CopyBatchResult;
+
+  /** Once per environment, before its first adopt. */
+  onClosed(callback: NativeOnClosed): void;
+  adopt(
+    handle: PoolHandle,
+    fd: number,
+    volumeId: number,
+    structuredReplies: boolean,
+    readOnly: boolean,
+    leftover: Uint8Array,
+  ): number;
+  disconnect(handle: PoolHandle, connectionId: number): void;
+
+  sdNotify(state: string): boolean;
+}
+
+const ADDON_PATH = fileURLToPath(
+  new URL('../../native/build/Release/flashlun_native.node', import.meta.url),
+);
+
+/**
+ * Loads the addon.
+ * @throws FlashlunError INTERNAL the binary is missing or of another platform; says what to do.
+ */
+export function loadAddon(): NativeAddon {
+  try {
+    return createRequire(import.meta.url)(ADDON_PATH) as NativeAddon;
+  } catch (cause) {
+    const reason = cause instanceof Error ? (cause.message.split('\n')[0] ?? '') : String(cause);
+    throw new FlashlunError(
+      'INTERNAL',
+      `cannot load the storage engine (${reason}). Run \`npm run build\` on this machine.`,
+      { cause },
+    );
+  }
+}

@@ -1,0 +1,150 @@
+/**
+ * What the engine (the C++ addon) is to the rest of the program: plain types, no code.
+ *
+ * Sizes and counts are numbers: the engine's limits (64 TiB volumes, 2^32 tracks) are far below 2^53.
+ */
+
+/** Bytes of one track, the unit of mapping and copying (ess.md 2.4). */
+export const TRACK_BYTES = 65_536;
+
+/** Codes of native errors, as `error.code`. Mirrors `Code` in native/core/status.h; a test compares the two. */
+export type NativeCode =
+  | 'WOULD_BLOCK'
+  | 'INVALID'
+  | 'NOT_FOUND'
+  | 'EXISTS'
+  | 'BUSY'
+  | 'LIMIT'
+  | 'NO_SPACE'
+  | 'LOCKED'
+  | 'CORRUPT'
+  | 'IO'
+  | 'POISONED'
+  | 'TIMEOUT'
+  | 'CLOSED';
+
+/** An error of the engine. The message is one line for people: what, why, what to do. */
+export interface NativeError extends Error {
+  readonly code: NativeCode;
+}
+
+export interface EngineOptions {
+  /** Pool directory; created when missing. */
+  readonly dir: string;
+  /** Most bytes the track file may grow to; stored at first open. Default 1 TiB. */
+  readonly capacityBytes?: number;
+}
+
+/** A volume as the engine sees it: identity, size and the host I/O counters since the pool was opened. */
+export interface VolumeState {
+  /** LLVV as a number, for example 0x1203. */
+  readonly id: number;
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly createdUnixMs: number;
+  /** Tracks with data; times TRACK_BYTES is what a thin volume uses (shared tracks count for each volume). */
+  readonly mappedTracks: number;
+  /** Live NBD connections. */
+  readonly attached: number;
+  readonly readOps: number;
+  readonly readBytes: number;
+  readonly writeOps: number;
+  readonly writeBytes: number;
+  readonly flushOps: number;
+  readonly trimOps: number;
+  readonly zeroOps: number;
+  readonly errorOps: number;
+  /** First writes to a shared track, sent to a fresh one (redirect on write). */
+  readonly redirectedTracks: number;
+}
+
+export interface PairSpec {
+  readonly sourceId: number;
+  readonly targetId: number;
+  /** No background copy; the relationship stays until withdrawn. */
+  readonly noCopy: boolean;
+}
+
+export interface RelationshipState {
+  readonly id: number;
+  readonly sourceId: number;
+  readonly targetId: number;
+  readonly noCopy: boolean;
+  /** T0. */
+  readonly t0UnixMs: number;
+  /** Target tracks whose T0 data is still only shared with the source. */
+  readonly outOfSyncTracks: number;
+  /** Tracks of the source. */
+  readonly totalTracks: number;
+  /** By background copy since the pool was opened. */
+  readonly copiedTracks: number;
+}
+
+export interface CopyBatchResult {
+  readonly copiedTracks: number;
+  /** `firstTrack` of the next call. */
+  readonly nextTrack: number;
+  /** Nothing is left to copy; the relationship has ended. */
+  readonly done: boolean;
+}
+
+export interface EngineInfo {
+  readonly capacityTracks: number;
+  readonly usedTracks: number;
+  readonly commits: number;
+  readonly checkpoints: number;
+  readonly flushes: number;
+  readonly recoveredUnclean: boolean;
+  readonly recoveredRecords: number;
+  /** Empty, or why the pool stopped (trap T12). */
+  readonly poisoned: string;
+}
+
+/** What negotiation agreed with one NBD client; the native transmission phase starts from it. */
+export interface AdoptOptions {
+  readonly volumeId: number;
+  readonly structuredReplies: boolean;
+  readonly readOnly: boolean;
+}
+
+export interface ConnectionCounters {
+  readonly requests: number;
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+}
+
+/** Why a connection ended: `disconnect` NBD_CMD_DISC, `eof`, `protocol` a violation (detail says which), `io`, `stopped` by us. */
+export type CloseReason = 'disconnect' | 'eof' | 'protocol' | 'io' | 'stopped';
+
+export type OnClosed = (reason: CloseReason, detail: string, counters: ConnectionCounters) => void;
+
+/** The open pool. One per process; workers reach the same one through `openedEngine(dir)`. */
+export interface Engine {
+  /** Commits, checkpoints, closes. Stop connections and copies first. */
+  close(): Promise<void>;
+
+  createVolume(id: number, sizeBytes: number, name: string): Promise<void>;
+  /** @throws NativeError BUSY while attached or in a relationship. */
+  deleteVolume(id: number): Promise<void>;
+  volumes(): VolumeState[];
+  volume(id: number): VolumeState | undefined;
+
+  /** All pairs at one T0, or none. Resolves with one relationship id a pair, when T0 is durable. */
+  establish(pairs: readonly PairSpec[]): Promise<number[]>;
+  withdraw(relationshipId: number): Promise<void>;
+  relationships(): RelationshipState[];
+  /** Blocks the calling thread for the disk: workers only. @throws NativeError NOT_FOUND when withdrawn meanwhile. */
+  copyBatch(relationshipId: number, firstTrack: number, maxTracks: number): CopyBatchResult;
+
+  flush(): Promise<void>;
+  info(): EngineInfo;
+
+  /**
+   * Takes over a negotiated socket: duplicates `fd` and serves transmission on native threads.
+   * `leftover` are bytes already read behind the handshake. The caller destroys its own socket in the same turn.
+   * Returns a connection id. @throws NativeError NOT_FOUND no such volume, LIMIT too many connections.
+   */
+  adopt(fd: number, options: AdoptOptions, leftover: Uint8Array, onClosed: OnClosed): number;
+  /** Drops a connection; its onClosed follows. Unknown ids are ignored (it ended by itself). */
+  disconnect(connectionId: number): void;
+}

@@ -1,0 +1,249 @@
+/**
+ * Prometheus metrics. The numbers are kept by the engine and by Copy Services; they are read when
+ * somebody asks, so counting costs nothing in between.
+ *
+ * Collectors give prom-client ready samples instead of calling inc() per volume: with 4096 volumes
+ * that is the difference between a scrape of milliseconds and one that holds up the main thread.
+ */
+
+import { collectDefaultMetrics, type Metric, Registry } from 'prom-client';
+import { formatVolumeId } from '../base/ids.js';
+import type { CopyServicesCounters } from '../copyservices/copy-services.js';
+import {
+  type Engine,
+  type EngineInfo,
+  type RelationshipState,
+  TRACK_BYTES,
+  type VolumeState,
+} from '../engine/types.js';
+
+export interface MetricsSources {
+  readonly engine: Pick<Engine, 'volumes' | 'relationships' | 'info'>;
+  readonly copyServices: { readonly counters: CopyServicesCounters };
+  readonly backgroundCopy: {
+    readonly copiedTracks: number;
+    readonly activeCount: number;
+    readonly queuedCount: number;
+  };
+  readonly version: string;
+}
+
+/** One line of the exposition: labels and value. */
+interface Sample {
+  readonly labels: Record<string, string>;
+  readonly value: number;
+}
+
+/** What the engine said when the scrape began: asked once, not once a family. */
+interface Snapshot {
+  readonly volumes: readonly VolumeState[];
+  readonly relationships: readonly RelationshipState[];
+  readonly info: EngineInfo;
+}
+
+interface Family {
+  readonly name: string;
+  readonly help: string;
+  readonly type: 'counter' | 'gauge';
+  readonly samples: (snapshot: Snapshot) => Sample[];
+}
+
+type Numbers<T> = { [K in keyof T]: T[K] extends number ? K : never }[keyof T];
+
+/** Name after `flashlun_volume_`, meaning, and the engine's counter. */
+const VOLUME_COUNTERS: readonly (readonly [string, string, Numbers<VolumeState>])[] = [
+  ['read_bytes_total', 'Bytes read by hosts', 'readBytes'],
+  ['read_ops_total', 'Read requests of hosts', 'readOps'],
+  ['write_bytes_total', 'Bytes written by hosts', 'writeBytes'],
+  ['write_ops_total', 'Write requests of hosts', 'writeOps'],
+  ['flush_ops_total', 'Flush requests of hosts', 'flushOps'],
+  ['trim_ops_total', 'Trim requests of hosts', 'trimOps'],
+  ['write_zeroes_ops_total', 'Write-zeroes requests of hosts', 'zeroOps'],
+  ['errors_total', 'Requests of hosts answered with an error', 'errorOps'],
+  [
+    'redirected_tracks_total',
+    'First writes to a track shared by FlashCopy, sent to a fresh track',
+    'redirectedTracks',
+  ],
+];
+
+/** Builds the registry over its sources. */
+export function createMetrics(sources: MetricsSources): {
+  readonly contentType: string;
+  text(): Promise<string>;
+} {
+  const registry = new Registry();
+  collectDefaultMetrics({ register: registry });
+  let snapshot = takeSnapshot(sources.engine);
+  const families = [
+    ...serverFamilies(sources.version),
+    ...POOL_FAMILIES,
+    ...volumeFamilies(),
+    ...flashcopyFamilies(sources),
+  ];
+  for (const family of families) registry.registerMetric(asMetric(family, () => snapshot));
+  return {
+    contentType: registry.contentType,
+    text: () => {
+      snapshot = takeSnapshot(sources.engine);
+      return registry.metrics();
+    },
+  };
+}
+
+function takeSnapshot(engine: MetricsSources['engine']): Snapshot {
+  return {
+    volumes: engine.volumes(),
+    relationships: engine.relationships(),
+    info: engine.info(),
+  };
+}
+
+function serverFamilies(version: string): Family[] {
+  return [
+    {
+      name: 'flashlun_build_info',
+      help: 'Always 1; the labels say what runs',
+      type: 'gauge',
+      samples: () => [{ labels: { version, node: process.version }, value: 1 }],
+    },
+    {
+      name: 'flashlun_nbd_connections',
+      help: 'NBD connections in transmission, by volume',
+      type: 'gauge',
+      samples: (snapshot) => perVolume(snapshot, (volume) => volume.attached),
+    },
+  ];
+}
+
+const POOL_FAMILIES: readonly Family[] = [
+  single('gauge', 'pool_capacity_bytes', 'Most bytes the track file may grow to', ({ info }) => {
+    return info.capacityTracks * TRACK_BYTES;
+  }),
+  single('gauge', 'pool_used_bytes', 'Bytes of tracks in use, shared ones counted once', (s) => {
+    return s.info.usedTracks * TRACK_BYTES;
+  }),
+  single('counter', 'pool_commits_total', 'Journal groups made durable', (s) => s.info.commits),
+  single('counter', 'pool_checkpoints_total', 'Checkpoints', (s) => s.info.checkpoints),
+  single('counter', 'pool_flushes_total', 'Flushes of the pool', (s) => s.info.flushes),
+  single('gauge', 'pool_stopped', '1 when the pool stopped after damage or a write error', (s) => {
+    return Number(s.info.poisoned !== '');
+  }),
+];
+
+function volumeFamilies(): Family[] {
+  const counters = VOLUME_COUNTERS.map(
+    ([name, help, key]): Family => ({
+      name: `flashlun_volume_${name}`,
+      help,
+      type: 'counter',
+      samples: (snapshot) => perVolume(snapshot, (volume) => volume[key]),
+    }),
+  );
+  return [
+    ...counters,
+    {
+      name: 'flashlun_volume_size_bytes',
+      help: 'Size hosts see',
+      type: 'gauge',
+      samples: (snapshot) => perVolume(snapshot, (volume) => volume.sizeBytes),
+    },
+    {
+      name: 'flashlun_volume_used_bytes',
+      help: 'Bytes of tracks with data; a shared track counts for each of its volumes',
+      type: 'gauge',
+      samples: (snapshot) => perVolume(snapshot, (volume) => volume.mappedTracks * TRACK_BYTES),
+    },
+  ];
+}
+
+function flashcopyFamilies({ copyServices, backgroundCopy }: MetricsSources): Family[] {
+  return [
+    {
+      name: 'flashlun_flashcopy_out_of_sync_tracks',
+      help: 'Tracks of the target whose T0 data is still only shared with the source',
+      type: 'gauge',
+      samples: (snapshot) => perRelationship(snapshot, (state) => state.outOfSyncTracks),
+    },
+    {
+      name: 'flashlun_flashcopy_tracks',
+      help: 'Tracks of the source',
+      type: 'gauge',
+      samples: (snapshot) => perRelationship(snapshot, (state) => state.totalTracks),
+    },
+    {
+      name: 'flashlun_flashcopy_relationships',
+      help: 'Relationships, by copy mode',
+      type: 'gauge',
+      samples: relationshipsByMode,
+    },
+    single('counter', 'flashcopy_copied_tracks_total', 'Tracks copied by background copy', () => {
+      return backgroundCopy.copiedTracks;
+    }),
+    single('gauge', 'flashcopy_active_copies', 'Background copies running now', () => {
+      return backgroundCopy.activeCount;
+    }),
+    single('gauge', 'flashcopy_queued_copies', 'Background copies waiting for a place', () => {
+      return backgroundCopy.queuedCount;
+    }),
+    single('counter', 'flashcopy_established_total', 'Relationships established', () => {
+      return copyServices.counters.established;
+    }),
+    single('counter', 'flashcopy_withdrawn_total', 'Relationships withdrawn on request', () => {
+      return copyServices.counters.withdrawn;
+    }),
+    single('counter', 'flashcopy_refused_total', 'Establishes refused by a rule', () => {
+      return copyServices.counters.refused;
+    }),
+  ];
+}
+
+/** A family of one sample without labels. */
+function single(
+  type: Family['type'],
+  name: string,
+  help: string,
+  value: (snapshot: Snapshot) => number,
+): Family {
+  const samples = (snapshot: Snapshot): Sample[] => [{ labels: {}, value: value(snapshot) }];
+  return { name: `flashlun_${name}`, help, type, samples };
+}
+
+function perVolume({ volumes }: Snapshot, value: (volume: VolumeState) => number): Sample[] {
+  return volumes.map((volume) => ({
+    labels: { volume: formatVolumeId(volume.id) },
+    value: value(volume),
+  }));
+}
+
+function perRelationship(
+  { relationships }: Snapshot,
+  value: (state: RelationshipState) => number,
+): Sample[] {
+  return relationships.map((state) => ({
+    labels: { source: formatVolumeId(state.sourceId), target: formatVolumeId(state.targetId) },
+    value: value(state),
+  }));
+}
+
+function relationshipsByMode({ relationships }: Snapshot): Sample[] {
+  const nocopy = relationships.filter((state) => state.noCopy).length;
+  return [
+    { labels: { mode: 'copy' }, value: relationships.length - nocopy },
+    { labels: { mode: 'nocopy' }, value: nocopy },
+  ];
+}
+
+/** The shape a Registry reads; the declared type is its own classes, which would count for us. */
+function asMetric({ name, help, type, samples }: Family, snapshot: () => Snapshot): Metric {
+  const collector = {
+    name,
+    help,
+    type,
+    aggregator: 'sum',
+    get: () =>
+      Promise.resolve({ name, help, type, aggregator: 'sum', values: samples(snapshot()) }),
+    reset: () => undefined,
+  };
+  return collector as unknown as Metric;
+}

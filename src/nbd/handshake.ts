@@ -1,0 +1,344 @@
+/**
+ * NBD negotiation as a pure byte state machine: bytes in, bytes and at last an outcome out. No
+ * socket, no timer, no clock, so every split of the input can be tested; negotiation.ts drives it.
+ *
+ *   flags  --4 bytes-->  header  --16 bytes-->  data or drain  --length bytes-->  header ...
+ *
+ * Each state reads exactly the bytes it needs into `#slot`, so nothing is ever read past the end of
+ * an option, and what follows GO is left over for the transmission phase untouched. Only options
+ * whose data is looked at (EXPORT_NAME, INFO, GO) are stored; the data of all others is counted and
+ * dropped. Whatever the answer, the option's data has been consumed when it is given, so the next
+ * option is found where it starts.
+ *
+ * Memory and output are bounded by LIMITS.nbd*, whatever arrives.
+ */
+
+import type { ExportCatalog, ExportTarget } from '../array/export-catalog.js';
+import { assert } from '../base/assert.js';
+import { LIMITS } from '../base/limits.js';
+import { type ExportRequest, parseExportName, parseExportRequest } from './options.js';
+import { CLIENT_FLAG, INFO, MAGIC, OPTION, REPLY, WIRE } from './protocol.js';
+import {
+  errorReply,
+  exportNameReply,
+  infoBlockSize,
+  infoExport,
+  infoText,
+  optionReply,
+  serverReply,
+  transmissionFlags,
+} from './replies.js';
+
+/** Negotiation succeeded: the next byte of the client is its first request. */
+export interface TransmitOutcome {
+  readonly kind: 'transmit';
+  readonly export: ExportTarget;
+  readonly structuredReplies: boolean;
+  /** Bytes of the last `consume` behind the handshake. */
+  readonly leftover: Uint8Array;
+}
+
+/**
+ * The connection is to be closed once the reply is out: `abort` the client said so, `refused` what
+ * it asked for cannot be had, `violation` it broke the protocol, `limit` it went over one of ours.
+ */
+export interface CloseOutcome {
+  readonly kind: 'close';
+  readonly cause: 'abort' | 'refused' | 'violation' | 'limit';
+  /** For the log, one line. */
+  readonly reason: string;
+}
+
+export interface HandshakeStep {
+  /** To be sent in this order; often empty. */
+  readonly reply: Uint8Array;
+  /** Set when negotiation is over; `consume` must not be called again. */
+  readonly outcome: TransmitOutcome | CloseOutcome | undefined;
+}
+
+type State = 'flags' | 'header' | 'data' | 'drain' | 'done';
+
+const EMPTY = new Uint8Array(0);
+
+/** One client's negotiation. Send `greeting()` of replies.ts first, then feed what arrives. */
+export class Handshake {
+  readonly #catalog: ExportCatalog;
+  #state: State = 'flags';
+  /** Bytes of the current item, and how many of them are here. Empty while draining. */
+  #slot = new Uint8Array(WIRE.clientFlags);
+  #filledBytes = 0;
+  #drainBytes = 0;
+  /** The option at hand: number and length of its data. */
+  #option = 0;
+  #optionBytes = 0;
+  #optionCount = 0;
+  #listedBytes = 0;
+  #fixedNewstyle = false;
+  #noZeroes = false;
+  #structuredReplies = false;
+  #replies: Uint8Array[] = [];
+  #outcome: CloseOutcome | Omit<TransmitOutcome, 'leftover'> | undefined;
+
+  constructor(catalog: ExportCatalog) {
+    this.#catalog = catalog;
+  }
+
+  /** Takes the next bytes of the client, however they were split. Never throws for any input. */
+  consume(bytes: Uint8Array): HandshakeStep {
+    assert(this.#state !== 'done', 'a finished negotiation takes no more bytes');
+    let offset = 0;
+    do {
+      offset += this.#take(bytes.subarray(offset));
+      if (this.#isComplete()) this.#advance();
+    } while (this.#outcome === undefined && (offset < bytes.length || this.#isComplete()));
+    const reply = this.#replies.length === 0 ? EMPTY : Buffer.concat(this.#replies);
+    this.#replies = [];
+    return { reply, outcome: this.#finish(bytes.subarray(offset)) };
+  }
+
+  /** Copies or drops what the current item still lacks; returns how many bytes that were. */
+  #take(bytes: Uint8Array): number {
+    if (this.#state === 'drain') {
+      const count = Math.min(bytes.length, this.#drainBytes);
+      this.#drainBytes -= count;
+      return count;
+    }
+    const count = Math.min(bytes.length, this.#slot.length - this.#filledBytes);
+    this.#slot.set(bytes.subarray(0, count), this.#filledBytes);
+    this.#filledBytes += count;
+    return count;
+  }
+
+  #isComplete(): boolean {
+    return this.#state === 'drain'
+      ? this.#drainBytes === 0
+      : this.#filledBytes === this.#slot.length;
+  }
+
+  #expect(state: 'header' | 'data', bytes: number): void {
+    this.#state = state;
+    this.#slot = new Uint8Array(bytes);
+    this.#filledBytes = 0;
+  }
+
+  #advance(): void {
+    switch (this.#state) {
+      case 'flags':
+        this.#onClientFlags();
+        break;
+      case 'header':
+        this.#onOptionHeader();
+        break;
+      case 'data':
+      case 'drain':
+        this.#onOption();
+        break;
+      case 'done':
+        assert(false, 'nothing advances after the end');
+    }
+  }
+
+  #finish(rest: Uint8Array): TransmitOutcome | CloseOutcome | undefined {
+    if (this.#outcome === undefined) return undefined;
+    this.#state = 'done';
+    if (this.#outcome.kind === 'close') return this.#outcome;
+    return { ...this.#outcome, leftover: rest };
+  }
+
+  #close(cause: CloseOutcome['cause'], reason: string): void {
+    this.#outcome = { kind: 'close', cause, reason };
+  }
+
+  #send(reply: Uint8Array): void {
+    this.#replies.push(reply);
+  }
+
+  #refuse(type: number, text: string): void {
+    this.#send(errorReply(this.#option, type, text));
+  }
+
+  #onClientFlags(): void {
+    const flags = view(this.#slot).readUInt32BE(0);
+    const known = CLIENT_FLAG.fixedNewstyle | CLIENT_FLAG.noZeroes;
+    if ((flags & ~known) !== 0) {
+      // The client means something we do not know, and there is no reply to say so (H2).
+      this.#close('violation', `unknown client flags 0x${flags.toString(16)}`);
+      return;
+    }
+    this.#fixedNewstyle = (flags & CLIENT_FLAG.fixedNewstyle) !== 0;
+    this.#noZeroes = (flags & CLIENT_FLAG.noZeroes) !== 0;
+    this.#expect('header', WIRE.optionHeader);
+  }
+
+  #onOptionHeader(): void {
+    const header = view(this.#slot);
+    if (header.readBigUInt64BE(0) !== MAGIC.option) {
+      this.#close('violation', 'an option does not start with IHAVEOPT');
+      return;
+    }
+    this.#option = header.readUInt32BE(8);
+    this.#optionBytes = header.readUInt32BE(12);
+    this.#optionCount += 1;
+    if (this.#optionCount > LIMITS.nbdOptionsPerConnection) {
+      this.#close('limit', `more than ${LIMITS.nbdOptionsPerConnection} options`);
+    } else if (this.#optionBytes > LIMITS.nbdOptionDrainBytes) {
+      this.#close('limit', `option ${this.#option} with ${this.#optionBytes} bytes of data`);
+    } else if (this.#isStored()) {
+      this.#expect('data', this.#optionBytes);
+    } else {
+      this.#state = 'drain';
+      this.#drainBytes = this.#optionBytes;
+    }
+  }
+
+  #isStored(): boolean {
+    const read =
+      this.#option === OPTION.exportName ||
+      this.#option === OPTION.info ||
+      this.#option === OPTION.go;
+    return read && this.#optionBytes <= LIMITS.nbdOptionDataBytes;
+  }
+
+  /** Answers the option whose data has been consumed, and goes on to the next header. */
+  #onOption(): void {
+    const stored = this.#state === 'data' ? this.#slot : undefined;
+    if (this.#option === OPTION.exportName) this.#onExportName(stored);
+    else if (this.#option === OPTION.abort) this.#onAbort();
+    else if (!this.#fixedNewstyle) {
+      // Only EXPORT_NAME is legal then (H3). QEMU hangs up; an error that keeps in step is kinder.
+      this.#refuse(
+        REPLY.errInvalid,
+        'options other than EXPORT_NAME need the client flag FIXED_NEWSTYLE',
+      );
+    } else this.#onFixedOption(stored);
+    this.#expect('header', WIRE.optionHeader);
+  }
+
+  #onFixedOption(stored: Uint8Array | undefined): void {
+    switch (this.#option) {
+      case OPTION.list:
+        if (this.#hasNoData('LIST')) this.#onList();
+        break;
+      case OPTION.info:
+      case OPTION.go:
+        this.#onInfoOrGo(stored);
+        break;
+      case OPTION.structuredReply:
+        if (this.#hasNoData('STRUCTURED_REPLY')) this.#onStructuredReply();
+        break;
+      case OPTION.startTls:
+        if (this.#hasNoData('STARTTLS')) {
+          this.#refuse(REPLY.errUnsupported, 'this server has no TLS; connect without it');
+        }
+        break;
+      default:
+        this.#refuse(REPLY.errUnsupported, `option ${this.#option} is not supported`);
+    }
+  }
+
+  #hasNoData(name: string): boolean {
+    if (this.#optionBytes === 0) return true;
+    this.#refuse(REPLY.errInvalid, `${name} has no data, but ${this.#optionBytes} bytes came`);
+    return false;
+  }
+
+  #onAbort(): void {
+    this.#send(optionReply(this.#option, REPLY.ack));
+    this.#close('abort', 'the client ended negotiation');
+  }
+
+  #onStructuredReply(): void {
+    if (this.#structuredReplies) {
+      this.#refuse(REPLY.errInvalid, 'structured replies are on already');
+      return;
+    }
+    this.#structuredReplies = true;
+    this.#send(optionReply(this.#option, REPLY.ack));
+  }
+
+  #onList(): void {
+    const entries = this.#catalog
+      .list()
+      .map((entry) => serverReply(this.#option, entry.name, entry.description));
+    this.#listedBytes += entries.reduce((sum, entry) => sum + entry.length, 0);
+    if (this.#listedBytes > LIMITS.nbdListBytesPerConnection) {
+      this.#refuse(REPLY.errTooBig, 'too much listed on one connection; connect again to list');
+      return;
+    }
+    for (const entry of entries) this.#send(entry);
+    this.#send(optionReply(this.#option, REPLY.ack));
+  }
+
+  #onInfoOrGo(stored: Uint8Array | undefined): void {
+    if (stored === undefined) {
+      const most = LIMITS.nbdOptionDataBytes;
+      this.#refuse(REPLY.errTooBig, `option data is at most ${most} bytes`);
+      return;
+    }
+    const parsed = parseExportRequest(stored);
+    if (!parsed.ok) {
+      this.#refuse(REPLY.errInvalid, parsed.error);
+      return;
+    }
+    const chosen = this.#catalog.resolve(parsed.value.name);
+    if (chosen === undefined) {
+      this.#refuse(REPLY.errUnknown, this.#unknownExport(parsed.value.name));
+      return;
+    }
+    this.#sendInfos(chosen, parsed.value);
+    this.#send(optionReply(this.#option, REPLY.ack));
+    if (this.#option === OPTION.go) this.#transmit(chosen);
+  }
+
+  #sendInfos(chosen: ExportTarget, request: ExportRequest): void {
+    const flags = transmissionFlags(chosen.readOnly);
+    this.#send(infoExport(this.#option, chosen.sizeBytes, flags));
+    if (request.infos.has(INFO.name)) {
+      this.#send(infoText(this.#option, INFO.name, chosen.name));
+    }
+    if (request.infos.has(INFO.description)) {
+      this.#send(infoText(this.#option, INFO.description, chosen.description));
+    }
+    if (request.infos.has(INFO.blockSize)) this.#send(infoBlockSize(this.#option));
+  }
+
+  /** EXPORT_NAME has no error reply, so whatever is wrong ends the connection. */
+  #onExportName(stored: Uint8Array | undefined): void {
+    const parsed = stored === undefined ? undefined : parseExportName(stored);
+    if (!parsed?.ok) {
+      this.#close('violation', `EXPORT_NAME: ${parsed?.error ?? 'the name is too long'}`);
+      return;
+    }
+    const chosen = this.#catalog.resolve(parsed.value);
+    if (chosen === undefined) {
+      this.#close('refused', `EXPORT_NAME: ${this.#unknownExport(parsed.value)}`);
+      return;
+    }
+    const flags = transmissionFlags(chosen.readOnly);
+    this.#send(exportNameReply(chosen.sizeBytes, flags, !this.#noZeroes));
+    this.#transmit(chosen);
+  }
+
+  #transmit(chosen: ExportTarget): void {
+    const structuredReplies = this.#structuredReplies;
+    this.#outcome = { kind: 'transmit', export: chosen, structuredReplies };
+  }
+
+  #unknownExport(name: string): string {
+    const example = this.#catalog.list()[0]?.name;
+    const what = name === '' ? 'there is no default export' : `there is no export ${quote(name)}`;
+    if (example === undefined) return `${what}, this array has no volumes yet`;
+    return `${what}. Ask for a volume's serial (as ${example}), id or name; LIST shows them`;
+  }
+}
+
+/** A name from the network as part of one printable line. */
+function quote(name: string): string {
+  const shown = name.length > 64 ? `${name.slice(0, 64)}...` : name;
+  // Control characters and lone surrogates (a pair may have been cut) become a question mark.
+  return `'${shown.replace(/[\p{Cc}\p{Cf}\p{Cs}\u2028\u2029]/gu, '?')}'`;
+}
+
+function view(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}

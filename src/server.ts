@@ -1,0 +1,322 @@
+/**
+ * Puts the server together and takes it apart again.
+ *
+ * Start: engine (its lock on DATA/pool comes before everything else is touched), SQLite, services,
+ * HTTP, NBD; when all of them are had, what is decided at a first start, the copies that were under
+ * way, and the files that tell others where we are. Stop is the same backwards. A start that fails
+ * undoes what it did, and logs nothing at info: its error is the one line people shall see.
+ */
+
+import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import path from 'node:path';
+import { Auth } from './api/auth.js';
+import { createApiServer } from './api/server.js';
+import { ChangeQueue } from './array/change-queue.js';
+import { createDemoArray } from './array/demo-array.js';
+import { StorageArray } from './array/storage-array.js';
+import { FlashlunError, fromNative } from './base/errors.js';
+import { LIMITS } from './base/limits.js';
+import type { Logger } from './base/log.js';
+import { type Config, formatHostPort, type HostPort } from './config.js';
+import { BackgroundCopy } from './copyservices/background-copy.js';
+import { CopyServices } from './copyservices/copy-services.js';
+import { Registration } from './copyservices/registration.js';
+import { TaskService } from './copyservices/tasks.js';
+import { openEngine } from './engine/index.js';
+import type { Engine } from './engine/types.js';
+import {
+  chooseEssSerial,
+  ensureAdmin,
+  ESS_SERIAL_SETTING,
+  writeFileAtomically,
+} from './first-start.js';
+import { CounterRepository, SettingRepository } from './metadata/counters.js';
+import { type MetadataDatabase, openDatabase } from './metadata/database.js';
+import { TaskRepository } from './metadata/tasks.js';
+import { SessionRepository, UserRepository } from './metadata/users.js';
+import { createMetrics } from './metrics/registry.js';
+import { type NbdServer, startNbdListeners } from './nbd/listener.js';
+
+export interface ServerOptions {
+  readonly config: Config;
+  readonly log: Logger;
+  readonly version: string;
+  /** FLASHLUN_ADMIN_PASSWORD. */
+  readonly adminPassword?: string | undefined;
+}
+
+/** Where the server listens, as DATA/flashlun.json has it. */
+export interface ServerAddresses {
+  readonly http: string;
+  readonly nbd: { readonly tcp: string | null; readonly unix: string | null };
+}
+
+/** Everything of the control plane that works on the open pool. */
+interface Services {
+  readonly array: StorageArray;
+  readonly backgroundCopy: BackgroundCopy;
+  readonly copyServices: CopyServices;
+  readonly tasks: TaskService;
+  readonly registration: Registration;
+  readonly auth: Auth;
+}
+
+type Step = readonly [name: string, undo: () => Promise<void> | void];
+
+export class FlashlunServer {
+  readonly #options: ServerOptions;
+  readonly #dataDir: string;
+  readonly #log: Logger;
+  readonly #changes = new ChangeQueue();
+  /** What stop() has to undo, in the order it was done. */
+  readonly #steps: Step[] = [];
+  #services: Services | undefined;
+  #addresses: ServerAddresses = { http: '', nbd: { tcp: null, unix: null } };
+  #obstacle: string | undefined = 'the server is starting';
+  /** The administrator's password, at the first start only. */
+  newPassword: string | undefined;
+
+  private constructor(options: ServerOptions) {
+    this.#options = options;
+    this.#dataDir = options.config.dataDir;
+    this.#log = options.log;
+  }
+
+  /**
+   * Starts everything. When it rejects, nothing of it runs any more.
+   *
+   * @throws FlashlunError DATA_DIR_LOCKED, POOL_DAMAGED, METADATA_UNUSABLE, ADDRESS_IN_USE,
+   *   ADDRESS_UNUSABLE, CONFIG_INVALID, IO_ERROR
+   */
+  static async start(options: ServerOptions): Promise<FlashlunServer> {
+    const server = new FlashlunServer(options);
+    try {
+      await server.#start();
+      return server;
+    } catch (error) {
+      await server.stop().catch((failure: unknown) => {
+        options.log.error({ err: failure }, 'undoing the start failed');
+      });
+      throw error;
+    }
+  }
+
+  get array(): StorageArray {
+    return this.#started.array;
+  }
+
+  get addresses(): ServerAddresses {
+    return this.#addresses;
+  }
+
+  /**
+   * Stops accepting, lets what is in flight end, and closes the pool. Every step is tried.
+   *
+   * @throws the first failure
+   */
+  async stop(): Promise<void> {
+    this.#obstacle = 'the server is shutting down';
+    const failures: unknown[] = [];
+    for (const [name, undo] of this.#steps.splice(0).reverse()) {
+      try {
+        await undo();
+        this.#log.debug({ step: name }, 'stopped');
+      } catch (error) {
+        this.#log.error({ step: name, err: error }, 'stopping failed');
+        failures.push(error);
+      }
+    }
+    if (failures.length > 0) throw fromNative(failures[0], 'stop');
+  }
+
+  get #started(): Services {
+    if (this.#services === undefined) throw new FlashlunError('SHUTTING_DOWN', '');
+    return this.#services;
+  }
+
+  async #start(): Promise<void> {
+    makeDataDir(this.#dataDir);
+    const engine = await this.#openEngine();
+    const db = await this.#openDatabase();
+    const settings = new SettingRepository(db);
+    const essSerial = chooseEssSerial(settings, this.#options.config.essSerial);
+    const services = this.#createServices(engine, db, essSerial);
+    this.#services = services;
+    await this.#startHttp(engine, services);
+    await this.#startNbd(engine, services.array);
+    settings.keepFirst(ESS_SERIAL_SETTING, essSerial);
+    await this.#firstStart(services);
+    services.backgroundCopy.resume();
+    this.#publish();
+    this.#obstacle = undefined;
+    const { recoveredUnclean, recoveredRecords } = engine.info();
+    const facts = { data: this.#dataDir, essSerial, recoveredUnclean, recoveredRecords };
+    this.#log.info({ ...facts, ...this.#addresses }, 'ready');
+  }
+
+  async #firstStart({ auth, array }: Services): Promise<void> {
+    const { config, adminPassword } = this.#options;
+    this.newPassword = await ensureAdmin(auth, this.#dataDir, adminPassword);
+    if (config.demo && (await createDemoArray(array))) this.#log.info('demo array created');
+  }
+
+  async #openEngine(): Promise<Engine> {
+    const { poolCapacityBytes } = this.#options.config;
+    let engine: Engine;
+    try {
+      engine = await openEngine({
+        dir: this.#file('pool'),
+        ...(poolCapacityBytes === undefined ? {} : { capacityBytes: poolCapacityBytes }),
+      });
+    } catch (error) {
+      throw this.#describeOpenError(error);
+    }
+    // Left behind by a server that was killed; whoever reads it would ask a dead address.
+    this.#unpublish();
+    this.#steps.push(['engine', () => engine.close()]);
+    return engine;
+  }
+
+  #describeOpenError(error: unknown): FlashlunError {
+    const known = fromNative(error, 'open the pool');
+    if (known.code !== 'DATA_DIR_LOCKED') return known;
+    const pidFile = this.#file('flashlun.pid');
+    const pid = existsSync(pidFile) ? readFileSync(pidFile, 'utf8').trim() : '';
+    const holder = /^\d+$/.test(pid)
+      ? `another flashlun server (process ${pid})`
+      : 'another process';
+    return new FlashlunError(
+      'DATA_DIR_LOCKED',
+      `the data directory ${this.#dataDir} is in use by ${holder}. ` +
+        'Stop it first, or give this one another --data directory.',
+      { cause: error },
+    );
+  }
+
+  async #openDatabase(): Promise<MetadataDatabase> {
+    const db = await openDatabase(this.#file('flashlun.sqlite'), this.#log);
+    this.#steps.push([
+      'database',
+      () => {
+        db.close();
+      },
+    ]);
+    return db;
+  }
+
+  #createServices(engine: Engine, db: MetadataDatabase, essSerial: string): Services {
+    const { config, log } = this.#options;
+    const changes = this.#changes;
+    const array = new StorageArray(engine, essSerial, changes);
+    const copyLog = log.child({ part: 'copyservices' });
+    const backgroundCopy = new BackgroundCopy({
+      engine,
+      poolDir: this.#file('pool'),
+      workerFile: new URL('./workers/background-copy.js', import.meta.url),
+      bytesPerSecond: config.copyBytesPerSecond,
+      log: copyLog,
+    });
+    this.#steps.push(['background copy', () => backgroundCopy.close()]);
+    const copyServices = new CopyServices({ engine, array, backgroundCopy, changes, log: copyLog });
+    const taskRecords = new TaskRepository(db, LIMITS.runsPerTask);
+    return {
+      array,
+      backgroundCopy,
+      copyServices,
+      tasks: new TaskService(taskRecords, array, copyServices, copyLog),
+      registration: new Registration(new CounterRepository(db)),
+      auth: new Auth({
+        users: new UserRepository(db),
+        sessions: new SessionRepository(db, LIMITS.sessions),
+      }),
+    };
+  }
+
+  async #startHttp(engine: Engine, services: Services): Promise<void> {
+    const { config, log, version } = this.#options;
+    const api = await createApiServer({
+      ...services,
+      engine,
+      metrics: createMetrics({ ...services, engine, version }),
+      nbdAddresses: () => this.#addresses.nbd,
+      notReady: () => this.#obstacle ?? poisonedText(engine),
+      version,
+      log: log.child({ part: 'api' }),
+    });
+    // A change that a request began is waited for even when the request itself was cut off.
+    this.#steps.push(['changes', () => this.#changes.idle()]);
+    this.#steps.push(['http', () => api.close()]);
+    const address = await api.listen(config.http.host, config.http.port);
+    this.#addresses = { ...this.#addresses, http: `http://${formatHostPort(reachable(address))}` };
+  }
+
+  async #startNbd(engine: Engine, array: StorageArray): Promise<void> {
+    const { config, log } = this.#options;
+    const nbd: NbdServer = await startNbdListeners({
+      engine,
+      catalog: array,
+      tcp: config.nbd,
+      unixPath: config.nbdUnix,
+      log,
+    });
+    this.#steps.push(['nbd', () => nbd.close()]);
+    const { tcp, unix } = nbd.addresses();
+    this.#addresses = {
+      ...this.#addresses,
+      nbd: { tcp: tcp === undefined ? null : formatHostPort(tcp), unix: unix ?? null },
+    };
+  }
+
+  /** Tells others where we are; the last act of a start and the first of a stop. */
+  #publish(): void {
+    const facts = {
+      pid: process.pid,
+      ...this.#addresses,
+      essSerial: this.array.essSerial,
+      startedAt: new Date().toISOString(),
+    };
+    this.#steps.push([
+      'address files',
+      () => {
+        this.#unpublish();
+      },
+    ]);
+    writeFileAtomically(this.#file('flashlun.pid'), `${process.pid}\n`);
+    writeFileAtomically(this.#file('flashlun.json'), `${JSON.stringify(facts, null, 2)}\n`);
+  }
+
+  #unpublish(): void {
+    rmSync(this.#file('flashlun.json'), { force: true });
+    rmSync(this.#file('flashlun.pid'), { force: true });
+  }
+
+  #file(name: string): string {
+    return path.join(this.#dataDir, name);
+  }
+}
+
+function poisonedText(engine: Engine): string | undefined {
+  const { poisoned } = engine.info();
+  return poisoned === '' ? undefined : `the pool has stopped: ${poisoned}`;
+}
+
+/** An address that means "all of them" is no address to connect to. */
+function reachable(address: HostPort): HostPort {
+  if (address.host === '0.0.0.0') return { ...address, host: '127.0.0.1' };
+  if (address.host === '::') return { ...address, host: '::1' };
+  return address;
+}
+
+/** Mode 0700 when we make it; the mode of a directory that was there is its owner's affair. */
+function makeDataDir(dataDir: string): void {
+  try {
+    if (mkdirSync(dataDir, { recursive: true, mode: 0o700 }) !== undefined) {
+      chmodSync(dataDir, 0o700);
+    }
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new FlashlunError('IO_ERROR', `cannot make the data directory ${dataDir}: ${reason}.`, {
+      cause: error,
+    });
+  }
+}

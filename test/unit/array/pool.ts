@@ -1,0 +1,56 @@
+/** The real engine and an array on it, in a pool of its own for a test. */
+import { join } from 'node:path';
+import { ChangeQueue } from '../../../src/array/change-queue.js';
+import { StorageArray } from '../../../src/array/storage-array.js';
+import { BackgroundCopy } from '../../../src/copyservices/background-copy.js';
+import { CopyServices } from '../../../src/copyservices/copy-services.js';
+import { openEngine } from '../../../src/engine/index.js';
+import type { Engine } from '../../../src/engine/types.js';
+import type { Scope } from '../../helpers/cleanup.js';
+import { QUIET } from '../metadata/open.js';
+
+/** Workers run compiled code; `npm test` builds it first. */
+const WORKER = new URL('../../../dist/workers/background-copy.js', import.meta.url);
+
+export interface TestArray {
+  readonly engine: Engine;
+  readonly poolDir: string;
+  readonly changes: ChangeQueue;
+  readonly array: StorageArray;
+}
+
+/** An empty array on ESS 13698. */
+export async function openTestArray(scope: Scope, capacityBytes = 2 ** 30): Promise<TestArray> {
+  const poolDir = join(await scope.tempDir(), 'pool');
+  const engine = await openEngine({ dir: poolDir, capacityBytes });
+  scope.defer('close the engine', () => engine.close());
+  const changes = new ChangeQueue();
+  return { engine, poolDir, changes, array: new StorageArray(engine, '13698', changes) };
+}
+
+export interface TestCopyServices extends TestArray {
+  readonly backgroundCopy: BackgroundCopy;
+  readonly copyServices: CopyServices;
+}
+
+/** The same with volumes 1203, 1204, 1303, 1304 of 1 MiB, and Copy Services. */
+export async function openTestCopyServices(
+  scope: Scope,
+  capacityBytes?: number,
+): Promise<TestCopyServices> {
+  const base = await openTestArray(scope, capacityBytes);
+  for (const id of ['1203', '1204', '1303', '1304']) {
+    await base.array.create({ id, sizeBytes: 2 ** 20 });
+  }
+  const backgroundCopy = new BackgroundCopy({
+    engine: base.engine,
+    poolDir: base.poolDir,
+    workerFile: WORKER,
+    bytesPerSecond: undefined,
+    log: QUIET,
+    retryMs: 1,
+  });
+  scope.defer('stop background copies', () => backgroundCopy.close());
+  const copyServices = new CopyServices({ ...base, backgroundCopy, log: QUIET });
+  return { ...base, backgroundCopy, copyServices };
+}

@@ -1,0 +1,42 @@
+import { readFileSync } from 'node:fs';
+import { expect, test } from 'vitest';
+import { LIMITS } from '../../../src/base/limits.js';
+
+const HEADER = readFileSync(new URL('../../../native/core/limits.h', import.meta.url), 'utf8');
+
+/** The value of a constant of limits.h that is a number, a shift, or the name of another one. */
+function nativeLimit(name: string): number {
+  const text = new RegExp(`\\b${name} = ([^;]+);`).exec(HEADER)?.[1]?.trim();
+  if (text === undefined) throw new Error(`limits.h has no ${name}`);
+  const shift = /^(?:uint64_t\{)?(\d+)u?\}? << (\w+)$/.exec(text);
+  if (shift?.[1] !== undefined && shift[2] !== undefined) {
+    const by = /^\d+$/.test(shift[2]) ? Number(shift[2]) : nativeLimit(shift[2]);
+    return Number(shift[1]) * 2 ** by;
+  }
+  return /^\d+$/.test(text) ? Number(text) : nativeLimit(text);
+}
+
+test.each([
+  ['minVolumeBytes', 'kMinVolumeBytes'],
+  ['maxVolumeBytes', 'kMaxVolumeBytes'],
+  ['volumeNameBytes', 'kMaxNameBytes'],
+  ['pairsPerEstablish', 'kMaxPairsPerEstablish'],
+  ['nbdPayloadBytes', 'kMaxPayloadBytes'],
+] as const)('%s equals %s of limits.h', (key, name) => {
+  expect(LIMITS[key]).toBe(nativeLimit(name));
+});
+
+test('every limit is a positive number', () => {
+  for (const [name, value] of Object.entries(LIMITS)) {
+    expect(Number.isFinite(value) && value > 0, name).toBe(true);
+  }
+});
+
+test('limits that build on each other fit', () => {
+  // A GO with a name of the longest allowed length must be parsed, not refused as too big.
+  expect(LIMITS.nbdOptionDataBytes).toBeGreaterThan(LIMITS.nbdStringBytes + 4 + 2 + 2 * 1024);
+  expect(LIMITS.nbdOptionDrainBytes).toBeGreaterThan(LIMITS.nbdOptionDataBytes);
+  expect(LIMITS.volumeNameBytes).toBeLessThan(LIMITS.nbdStringBytes);
+  // One LIST of a full array: header, length, serial and the longest description of 4096 volumes.
+  expect(LIMITS.nbdListBytesPerConnection).toBeGreaterThan(4096 * (20 + 4 + 8 + 256));
+});

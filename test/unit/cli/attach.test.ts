@@ -1,0 +1,93 @@
+// What `flashlun attach` prints, word by word: people paste it.
+import { describe, expect, test } from 'vitest';
+import { type AttachFormat, attachText, type Transport } from '../../../src/cli/attach.js';
+
+const VOLUME = { id: '1203', serial: '20313698' };
+const BOTH: { tcp: string | null; unix: string | null } = {
+  tcp: '127.0.0.1:10809',
+  unix: '/run/flashlun/nbd.sock',
+};
+
+function lines(format: AttachFormat, nbd = BOTH, transport?: Transport): string[] {
+  const options = transport === undefined ? { format } : { format, transport };
+  return attachText(VOLUME, nbd, options).split('\n').slice(0, -1);
+}
+
+describe('attachText', () => {
+  test('qemu: a SCSI disk with the identity of an ESS LUN', () => {
+    expect(lines('qemu')).toEqual([
+      '-device virtio-scsi-pci \\',
+      '-blockdev driver=nbd,node-name=lun20313698,server.type=unix,' +
+        'server.path=/run/flashlun/nbd.sock,export=20313698,' +
+        'cache.direct=on,discard=unmap,reconnect-delay=60 \\',
+      '-device scsi-hd,drive=lun20313698,serial=20313698,vendor=IBM,product=2105800',
+    ]);
+  });
+
+  test('qemu over TCP', () => {
+    expect(lines('qemu', BOTH, 'tcp')[1]).toContain(
+      'server.type=inet,server.host=127.0.0.1,server.port=10809,export=20313698',
+    );
+  });
+
+  test('qemu: commas and blanks of a path survive QEMU and the shell', () => {
+    const nbd = { tcp: null, unix: "/tmp/it's a,b/nbd.sock" };
+    expect(lines('qemu', nbd)[1]).toContain("server.path=/tmp/it'\\''s a,,b/nbd.sock,");
+  });
+
+  test('libvirt: disk XML', () => {
+    expect(lines('libvirt')).toEqual([
+      "<controller type='scsi' index='0' model='virtio-scsi'/>",
+      "<disk type='network' device='disk'>",
+      "  <driver name='qemu' type='raw' cache='none' discard='unmap'/>",
+      "  <source protocol='nbd' name='20313698'>",
+      "    <host transport='unix' socket='/run/flashlun/nbd.sock'/>",
+      '  </source>',
+      "  <target dev='sda' bus='scsi'/>",
+      '  <serial>20313698</serial>',
+      '  <vendor>IBM</vendor>',
+      '  <product>2105800</product>',
+      '</disk>',
+    ]);
+  });
+
+  test.each([
+    ['unix', 'nbd+unix:///20313698?socket=/run/flashlun/nbd.sock'],
+    ['tcp', 'nbd://127.0.0.1:10809/20313698'],
+  ] as const)('uri over %s', (transport, uri) => {
+    expect(lines('uri', BOTH, transport)).toEqual([uri]);
+  });
+
+  test('uri: what has a meaning in a query is encoded, an IPv6 address is bracketed', () => {
+    expect(lines('uri', { tcp: null, unix: '/a b&c#d' })).toEqual([
+      'nbd+unix:///20313698?socket=/a%20b%26c%23d',
+    ]);
+    expect(lines('uri', { tcp: '[::1]:10809', unix: null })).toEqual([
+      'nbd://[::1]:10809/20313698',
+    ]);
+  });
+
+  test('nbd-client: the order of words its manual asks for', () => {
+    expect(lines('nbd-client')[1]).toBe(
+      'nbd-client -unix /run/flashlun/nbd.sock /dev/nbd0 -name 20313698 -persist',
+    );
+    expect(lines('nbd-client', BOTH, 'tcp')[1]).toBe(
+      'nbd-client 127.0.0.1 10809 /dev/nbd0 -name 20313698 -persist',
+    );
+  });
+
+  test('fio only reads: pasting it must not overwrite a disk', () => {
+    const text = lines('fio').join('\n');
+    expect(text).toContain("--uri='nbd+unix:///20313698?socket=/run/flashlun/nbd.sock'");
+    expect(text).toMatch(/--rw=randread /);
+    expect(text).not.toMatch(/write/);
+  });
+
+  test('a way the server does not listen is refused with the option that opens it', () => {
+    const none = { tcp: null, unix: null };
+    expect(() => attachText(VOLUME, none, { format: 'uri' })).toThrow(/--nbd HOST:PORT/);
+    expect(() => attachText(VOLUME, none, { format: 'uri', transport: 'unix' })).toThrow(
+      /--nbd-unix PATH/,
+    );
+  });
+});

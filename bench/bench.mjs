@@ -17,6 +17,7 @@ import { startFlashlun, startNbdkit } from './servers.mjs';
 /** Memory-backed, so that the page cache and not a disk is measured. */
 const MEMORY_DIR = '/dev/shm';
 const READ_GOAL = 2;
+const NAME_WIDTH = 28;
 
 /** Each is one line of the table. The named one carries the goal. */
 const SCENARIOS = [
@@ -76,24 +77,25 @@ async function measure(servers, options) {
   return results;
 }
 
+/** Three numbers of one server in one scenario, as wide as the heading below the server's name. */
+function cell(runs) {
+  const iops = median(runs.map((run) => run.iops)).toFixed(0);
+  const p99 = median(runs.map((run) => run.p99us)).toFixed(0);
+  const cpu = median(runs.map((run) => run.cpu)).toFixed(2);
+  return `${iops.padStart(10)}${p99.padStart(8)}${cpu.padStart(12)}`;
+}
+
 function printTable(servers, results) {
-  const columns = servers.map(({ name }) => name.padStart(28)).join('');
-  console.log(`${''.padEnd(28)}${columns}     ratio`);
-  console.log(
-    `${''.padEnd(28)}${'IOPS    p99 us  cpu us/req'.padStart(28).repeat(servers.length)}`,
-  );
+  const heading = `${'IOPS'.padStart(10)}${'p99 us'.padStart(8)}${'cpu us/req'.padStart(12)}`;
+  const names = servers.map(({ name }) => name.padStart(heading.length)).join('');
+  console.log(`${''.padEnd(NAME_WIDTH)}${names}     ratio`);
+  console.log(`${''.padEnd(NAME_WIDTH)}${heading.repeat(servers.length)}`);
   for (const [s, scenario] of SCENARIOS.entries()) {
-    const cells = results[s].map((runs) => {
-      const iops = median(runs.map((run) => run.iops));
-      const p99 = median(runs.map((run) => run.p99us));
-      const cpu = median(runs.map((run) => run.cpu));
-      return `${iops.toFixed(0).padStart(12)}${p99.toFixed(0).padStart(8)}${cpu.toFixed(2).padStart(8)}`;
-    });
     const [ours, peer] = results[s].map((runs) => median(runs.map((run) => run.iops)));
-    const ratio = ours / peer;
+    const ratio = `${(ours / peer).toFixed(2)}x`.padStart(10);
     const goal = scenario.goal ? `   (goal >= ${scenario.goal})` : '';
     console.log(
-      `${scenario.name.padEnd(28)}${cells.join('')}${`${ratio.toFixed(2)}x`.padStart(10)}${goal}`,
+      `${scenario.name.padEnd(NAME_WIDTH)}${results[s].map(cell).join('')}${ratio}${goal}`,
     );
   }
   console.log('');

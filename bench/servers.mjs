@@ -14,7 +14,7 @@ const EXPORT_ID = '1200';
 /** Linux reports process times in ticks of 1/100 s on every architecture we run on. */
 const MICROSECONDS_PER_TICK = 10_000;
 
-/** User and system time of a process so far; the second bracket ends the name, which may hold spaces. */
+/** User and system time of a process so far. The last bracket ends its name, which may hold any. */
 function cpuMicroseconds(pid) {
   const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');

@@ -102,7 +102,15 @@ async function native(totals) {
   await checkCommand(totals, 'configure', 'cmake', configure);
   await checkCommand(totals, 'build', 'cmake', ['--build', build, '--parallel', '2']);
   rmSync(report, { force: true });
-  await run('ctest', ['--test-dir', build, '--output-on-failure', '--output-junit', report]);
+  await run('ctest', [
+    '--test-dir',
+    build,
+    '--parallel',
+    '2',
+    '--output-on-failure',
+    '--output-junit',
+    report,
+  ]);
   if (!existsSync(report)) {
     totals.fail('native: ctest wrote no report');
     return;

@@ -1,5 +1,6 @@
 #include "binding/pool.h"
 
+#include <exception>
 #include <filesystem>
 #include <map>
 #include <system_error>
@@ -43,7 +44,11 @@ Result<std::shared_ptr<Pool>> Pool::Open(const StoreOptions& options) {
   Result<std::unique_ptr<Store>> store = Store::Open(*pool->io_, options);
   if (!store.ok()) return store.TakeStatus();
   pool->store_ = std::move(store.value());
-  pool->server_ = std::make_unique<nbd::Server>(*pool->store_);
+  try {
+    pool->server_ = std::make_unique<nbd::Server>(*pool->store_);
+  } catch (const std::exception& error) {
+    return Status(Code::kLimit, std::string("cannot start the NBD threads: ") + error.what());
+  }
   return pool;
 }
 

@@ -192,9 +192,9 @@ void Map::SetEntry(VolumeState& volume, uint64_t track, const Entry& next, uint6
     if (volume.target_of != 0 && track < volume.inherit_limit_tracks) --volume.inherited_tracks;
   }
 
-  for (const uint64_t gone : {old.own, old.base}) {
-    if (gone == kNoTrack || gone == next.own || gone == next.base) continue;
-    if (gone == old.base && Mutated(Mutation::kBaseNotCounted)) continue;
+  const bool base_counts = !Mutated(Mutation::kBaseNotCounted);
+  for (const uint64_t gone : {old.own, base_counts ? old.base : kNoTrack}) {
+    if (gone == kNoTrack || gone == next.own || (base_counts && gone == next.base)) continue;
     Emit(TrackDrop(gone, lsn));
   }
   if (old_raw & kPartialBit) Emit(PartialDrop(old_raw, lsn));

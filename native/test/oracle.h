@@ -40,7 +40,6 @@ struct Location {
   // The write in flight has several parts, and an establish may fall between them: then each part
   // is before or after it.
   bool divisible = false;
-  bool reading = false;  // kept still for a live read
 
   void Begin(Value value, bool in_parts) {
     divisible = in_parts;
@@ -92,7 +91,9 @@ struct Location {
     acked = std::max(acked, flip);
     power_floor = std::max(power_floor, flip);
   }
-  bool LiveAllows(Value value) const { return Allows(live_floor, value, &Version::live); }
+  bool LiveAllowsFrom(size_t floor, Value value) const {
+    return Allows(floor, value, &Version::live);
+  }
   bool CrashAllows(Value value, bool power_loss) const {
     return Allows(power_loss ? power_floor : acked, value, &Version::crash);
   }

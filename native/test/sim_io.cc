@@ -14,6 +14,9 @@ class SimFile final : public File {
 
   Status Pread(uint64_t offset, void* buf, size_t len) override {
     io_.Step();
+    // Now and then a slow disk: whole commits fit into one read.
+    if (io_.fibers_ != nullptr && io_.rng_() % 48 == 0)
+      for (uint64_t steps = io_.rng_() % 200; steps != 0; --steps) io_.Step();
     auto* out = static_cast<uint8_t*>(buf);
     while (len != 0) {
       const size_t within = offset % SimIo::kBlock;

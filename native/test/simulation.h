@@ -75,6 +75,7 @@ class Simulation {
   std::vector<SimVolume> volumes_;
   std::vector<Volume> handles_;
   Value next_value_ = 1;
+  bool hot_ = false;  // most operations meet on one track of volumes 0 and 2
   int hosts_running_ = 0;
   int64_t last_group_ms_ = 0;   // just before T0 of the last establish, if that was a group
   int64_t group_begun_ms_ = 0;  // while a group without background copy is being established

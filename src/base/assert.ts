@@ -21,11 +21,3 @@ export class AssertionFailure extends Error {
 export function assert(condition: unknown, message: string): asserts condition {
   if (!condition) throw new AssertionFailure(message);
 }
-
-/**
- * For the default branch of a switch over a closed union: the compiler proves that it is not
- * reached.
- */
-export function unreachable(value: never): never {
-  throw new AssertionFailure(`unexpected value ${JSON.stringify(value)}`);
-}

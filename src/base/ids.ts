@@ -10,8 +10,8 @@
 
 import { FlashlunError } from './errors.js';
 
-export const FIRST_FB_LSS = 0x10;
-export const LAST_FB_LSS = 0x1f;
+const FIRST_FB_LSS = 0x10;
+const LAST_FB_LSS = 0x1f;
 const FIRST_FB_VOLUME = FIRST_FB_LSS << 8;
 const LAST_FB_VOLUME = (LAST_FB_LSS << 8) | 0xff;
 

@@ -17,11 +17,6 @@ export interface LoggerOptions {
   readonly stream?: DestinationStream;
 }
 
-/** Whether `text` is a level `--log-level` takes. */
-export function isLogLevel(text: string): text is LogLevel {
-  return (LOG_LEVELS as readonly string[]).includes(text);
-}
-
 /**
  * Makes the process's logger. Secrets under these keys never reach a line, however they got into
  * one.

@@ -98,7 +98,7 @@ test('close() ends every connection, also one in the middle of a request', () =>
     }
   }));
 
-test('many clients at once, each with writes behind GO: every byte arrives, no descriptor stays', () =>
+test('many clients at once with writes behind GO lose no byte and leave no descriptor', () =>
   scoped(async (scope) => {
     const { nbd, tcp, unix } = await start(scope);
     const openFiles = async () => (await readdir('/proc/self/fd')).length;

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { AssertionFailure, assert, unreachable } from '../../../src/base/assert.js';
+import { AssertionFailure, assert } from '../../../src/base/assert.js';
 
 test('a true condition passes and narrows', () => {
   const value: string | undefined = ['x'][0];
@@ -10,8 +10,4 @@ test('a true condition passes and narrows', () => {
 test.each([false, 0, '', null, undefined])('%j fails with the message', (condition) => {
   expect(() => assert(condition, 'size fits')).toThrow(AssertionFailure);
   expect(() => assert(condition, 'size fits')).toThrow(/size fits.*bug in flashlun/);
-});
-
-test('unreachable names the value', () => {
-  expect(() => unreachable('surprise' as never)).toThrow(/"surprise"/);
 });

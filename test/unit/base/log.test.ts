@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { createLogger, isLogLevel } from '../../../src/base/log.js';
+import { createLogger } from '../../../src/base/log.js';
 
 function collect() {
   const lines: string[] = [];
@@ -29,14 +29,4 @@ test('secrets do not reach a line', () => {
   log.child({ part: 'api' }).info({ password: 's3cret' });
   expect(lines).toHaveLength(2);
   expect(lines.join('')).not.toContain('s3cret');
-});
-
-test.each([
-  ['info', true],
-  ['silent', true],
-  ['INFO', false],
-  ['verbose', false],
-  ['', false],
-])('isLogLevel(%s) is %s', (text, expected) => {
-  expect(isLogLevel(text)).toBe(expected);
 });

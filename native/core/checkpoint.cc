@@ -80,8 +80,9 @@ struct EndPayload {
 
 template <typename T>
 void Put(std::vector<uint8_t>& out, const T& value) {
-  const auto* p = reinterpret_cast<const uint8_t*>(&value);
-  out.insert(out.end(), p, p + sizeof value);
+  const size_t at = out.size();
+  out.resize(at + sizeof value);
+  std::memcpy(out.data() + at, &value, sizeof value);
 }
 
 std::vector<uint8_t> Section(SectionType type, const std::vector<uint8_t>& payload) {

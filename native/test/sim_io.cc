@@ -14,9 +14,7 @@ class SimFile final : public File {
 
   Status Pread(uint64_t offset, void* buf, size_t len) override {
     io_.Step();
-    // Now and then a slow disk: whole commits fit into one read.
-    if (io_.fibers_ != nullptr && io_.rng_() % 48 == 0)
-      for (uint64_t steps = io_.rng_() % 200; steps != 0; --steps) io_.Step();
+    io_.MaybeSlow();
     auto* out = static_cast<uint8_t*>(buf);
     while (len != 0) {
       const size_t within = offset % SimIo::kBlock;
@@ -42,6 +40,7 @@ class SimFile final : public File {
   Status Pwrite(uint64_t offset, const void* buf, size_t len) override {
     io_.Count();
     io_.Step();
+    if (state_->torn_at_4k) io_.MaybeSlow();
     const auto* in = static_cast<const uint8_t*>(buf);
     while (len != 0) {
       const size_t within = offset % SimIo::kBlock;
@@ -131,6 +130,12 @@ SimIo::~SimIo() = default;
 
 void SimIo::Step() {
   if (fibers_ != nullptr && t_fibers != nullptr) fibers_->Yield();
+}
+
+// Now and then a slow disk: whole commits and establishes fit into one read or write of a track.
+void SimIo::MaybeSlow() {
+  if (fibers_ == nullptr || rng_() % 32 != 0) return;
+  for (uint64_t steps = rng_() % 200; steps != 0; --steps) Step();
 }
 
 void SimIo::Count() {

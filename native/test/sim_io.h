@@ -73,7 +73,8 @@ class SimIo final : public Io {
     uint64_t writes = 0;
     bool torn_at_4k = false;
   };
-  void Step();   // lets other fibers run
+  void Step();  // lets other fibers run
+  void MaybeSlow();
   void Count();  // DieAfter
   static Block& At(Image& image, uint64_t block);
   static Block Mix(const Block& old, const Block& next, Rng& rng);

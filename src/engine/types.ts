@@ -1,13 +1,14 @@
 /**
  * What the engine (the C++ addon) is to the rest of the program: plain types, no code.
  *
- * Sizes and counts are numbers: the engine's limits (64 TiB volumes, 2^32 tracks) are far below 2^53.
+ * Sizes and counts are numbers: the engine's limits (64 TiB volumes, 2^32 tracks) are far below
+ * 2^53.
  */
 
 /** Bytes of one track, the unit of mapping and copying (ess.md 2.4). */
 export const TRACK_BYTES = 65_536;
 
-/** Codes of native errors, as `error.code`. Mirrors `Code` in native/core/status.h; a test compares the two. */
+/** Codes of native errors, as `error.code`. Mirrors `Code` in native/core/status.h; a test compares. */
 export type NativeCode =
   | 'WOULD_BLOCK'
   | 'INVALID'
@@ -35,14 +36,14 @@ export interface EngineOptions {
   readonly capacityBytes?: number;
 }
 
-/** A volume as the engine sees it: identity, size and the host I/O counters since the pool was opened. */
+/** A volume as the engine sees it: identity, size and host I/O since the pool was opened. */
 export interface VolumeState {
   /** LLVV as a number, for example 0x1203. */
   readonly id: number;
   readonly name: string;
   readonly sizeBytes: number;
   readonly createdUnixMs: number;
-  /** Tracks with data; times TRACK_BYTES is what a thin volume uses (shared tracks count for each volume). */
+  /** Tracks with data; times TRACK_BYTES is what it uses (shared tracks count for each volume). */
   readonly mappedTracks: number;
   /** Live NBD connections. */
   readonly attached: number;
@@ -113,7 +114,10 @@ export interface ConnectionCounters {
   readonly bytesOut: number;
 }
 
-/** Why a connection ended: `disconnect` NBD_CMD_DISC, `eof`, `protocol` a violation (detail says which), `io`, `stopped` by us. */
+/**
+ * Why a connection ended: `disconnect` NBD_CMD_DISC, `eof`, `protocol` a violation (detail says
+ * which), `io`, `stopped` by us.
+ */
 export type CloseReason = 'disconnect' | 'eof' | 'protocol' | 'io' | 'stopped';
 
 export type OnClosed = (reason: CloseReason, detail: string, counters: ConnectionCounters) => void;
@@ -133,7 +137,11 @@ export interface Engine {
   establish(pairs: readonly PairSpec[]): Promise<number[]>;
   withdraw(relationshipId: number): Promise<void>;
   relationships(): RelationshipState[];
-  /** Blocks the calling thread for the disk: workers only. @throws NativeError NOT_FOUND when withdrawn meanwhile. */
+  /**
+   * Blocks the calling thread for the disk: workers only.
+   *
+   * @throws NativeError NOT_FOUND when withdrawn meanwhile.
+   */
   copyBatch(relationshipId: number, firstTrack: number, maxTracks: number): CopyBatchResult;
 
   flush(): Promise<void>;
@@ -141,8 +149,10 @@ export interface Engine {
 
   /**
    * Takes over a negotiated socket: duplicates `fd` and serves transmission on native threads.
-   * `leftover` are bytes already read behind the handshake. The caller destroys its own socket in the same turn.
-   * Returns a connection id. @throws NativeError NOT_FOUND no such volume, LIMIT too many connections.
+   * `leftover` are bytes already read behind the handshake. The caller destroys its own socket in
+   * the same turn. Returns a connection id.
+   *
+   * @throws NativeError NOT_FOUND no such volume, LIMIT too many connections.
    */
   adopt(fd: number, options: AdoptOptions, leftover: Uint8Array, onClosed: OnClosed): number;
   /** Drops a connection; its onClosed follows. Unknown ids are ignored (it ended by itself). */

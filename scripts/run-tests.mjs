@@ -99,6 +99,8 @@ async function native(totals) {
   const build = 'native/build-test';
   const report = join(results, 'native.xml');
   const configure = ['-S', 'native', '-B', build, '-DFLASHLUN_TESTS=ON'];
+  // Another part of the state space with every commit, and the same one when it is run again.
+  configure.push(`-DFLASHLUN_SEED=${await firstSeed()}`);
   await checkCommand(totals, 'configure', 'cmake', configure);
   await checkCommand(totals, 'build', 'cmake', ['--build', build, '--parallel', '2']);
   rmSync(report, { force: true });
@@ -108,6 +110,8 @@ async function native(totals) {
     '--parallel',
     '2',
     '--output-on-failure',
+    '--test-output-size-passed',
+    '65536',
     '--output-junit',
     report,
   ]);
@@ -118,7 +122,22 @@ async function native(totals) {
   readJunit(totals, readFileSync(report, 'utf8'));
 }
 
+/** FLASHLUN_SEED, or a number made of the commit. */
+async function firstSeed() {
+  if (process.env.FLASHLUN_SEED) return process.env.FLASHLUN_SEED;
+  const { code, output } = await run('git', ['rev-parse', 'HEAD'], { capture: true });
+  return code === 0 ? Number.parseInt(output.slice(0, 8), 16) : 1;
+}
+
+/** What the random tests say of themselves: seeds, crash states, which mutation was noticed when. */
+function printFindings(xml) {
+  for (const [line] of xml.matchAll(/^.*\b(simulation|mutation): .*$/gm)) {
+    console.log(`  ${line.replace(/^.*?(?=simulation:|mutation:)/, '').slice(0, 110)}`);
+  }
+}
+
 function readJunit(totals, xml) {
+  printFindings(xml);
   for (const [, attributes, body] of xml.matchAll(/<testcase ([^>]*)>([\s\S]*?)<\/testcase>/g)) {
     const name = /name="([^"]*)"/.exec(attributes)?.[1];
     const status = /status="([^"]*)"/.exec(attributes)?.[1];

@@ -8,7 +8,7 @@
 /** Bytes of one track, the unit of mapping and copying (ess.md 2.4). */
 export const TRACK_BYTES = 65_536;
 
-/** Codes of native errors, as `error.code`. Mirrors `Code` in native/core/status.h; a test compares. */
+/** Codes of native errors, as `error.code`. Mirrors `Code` in native/core/status.h (tested). */
 export type NativeCode =
   | 'WOULD_BLOCK'
   | 'INVALID'

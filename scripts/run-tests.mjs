@@ -129,7 +129,7 @@ async function firstSeed() {
   return code === 0 ? Number.parseInt(output.slice(0, 8), 16) : 1;
 }
 
-/** What the random tests say of themselves: seeds, crash states, which mutation was noticed when. */
+/** What the random tests say of themselves: seeds, crash states, when a mutation was noticed. */
 function printFindings(xml) {
   for (const [line] of xml.matchAll(/^.*\b(simulation|mutation): .*$/gm)) {
     console.log(`  ${line.replace(/^.*?(?=simulation:|mutation:)/, '').slice(0, 110)}`);

@@ -1,6 +1,7 @@
 #include "core/map.h"
 
 #include <algorithm>
+#include <bit>
 #include <unordered_set>
 
 #include "core/check.h"
@@ -429,6 +430,11 @@ std::string Map::RestoreLeaf(const Leaf& leaf) {
     if (plain != Normalized(plain)) return "an entry whose masks contradict each other";
     if (entry.base == entry.own) return "an entry that is its own base";
     if (!allocator_.Restore(entry.own)) return "a track beyond the pool's capacity";
+    // A base was a full track when it became one.
+    const uint64_t own_end =
+        entry.own * kTrackBytes + std::bit_width(entry.mask) * uint64_t{kSubBytes};
+    const uint64_t base_end = entry.base == kNoTrack ? 0 : (entry.base + 1) * kTrackBytes;
+    needed_bytes_ = std::max({needed_bytes_, own_end, base_end});
     if (entry.base != kNoTrack && !Mutated(Mutation::kBaseNotCounted) &&
         !allocator_.Restore(entry.base))
       return "a base beyond the pool's capacity";

@@ -145,6 +145,9 @@ class Map {
   // Rebuilds track counts and mapped counts from the trees. A message when the map contradicts
   // itself.
   std::string RebuildCounts(const std::vector<VolumeState*>& volumes);
+  // Bytes that the tracks area must have for every mapped sub-block to be in it. After
+  // RebuildCounts.
+  uint64_t needed_bytes() const { return needed_bytes_; }
 
   // Called with a leaf that is about to change or die while its capture is pending
   // (checkpoint_capture.h).
@@ -179,6 +182,7 @@ class Map {
   PartialTable partials_;
   std::vector<Drop> drops_;
   bool replaying_ = false;
+  uint64_t needed_bytes_ = 0;
 };
 
 }  // namespace flashlun

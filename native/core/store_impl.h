@@ -86,9 +86,11 @@ class StoreImpl {
  private:
   // store_open.cc
   Status CreatePool();
+  Status RefuseRemains();
   Status OpenFiles();
   Status Recover();
   Status LoadMap(CheckpointRef* used);
+  Status CheckTracksSize();
   Status ReplayJournal(const CheckpointRef& from);
   void ReplayKillRing();
   Status ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length);

@@ -81,9 +81,19 @@ Status StoreImpl::Open() {
   return Status::Ok();
 }
 
+// A pool whose meta file is gone must not be taken for a directory without one. The ring is made
+// only after the meta file has its name, so it tells the two apart.
+Status StoreImpl::RefuseRemains() {
+  if (!io_.Exists(PathOf("ring"))) return Status::Ok();
+  return Status(Code::kCorrupt, PathOf("meta") +
+                                    ": missing, although the other files of the pool are there; "
+                                    "nothing was changed: restore the file from a backup");
+}
+
 // The meta file gets its name last, when everything in the directory is durable: a crash in between
 // leaves a directory without a pool, and the next open begins again.
 Status StoreImpl::CreatePool() {
+  if (Status status = RefuseRemains(); !status.ok()) return status;
   Superblock superblock;
   superblock.pool_uuid = io_.NewUuid();
   superblock.generation = 1;
@@ -167,7 +177,19 @@ Status StoreImpl::Recover() {
   if (std::string problem = map_->RebuildCounts(VolumePointers()); !problem.empty())
     return Contradiction(options_.dir, problem);
   counters_.recovered_unclean = !superblock_.clean;
-  return Status::Ok();
+  return CheckTracksSize();
+}
+
+// A sparse file reads as zeroes behind its end: a truncated one would serve them as data.
+Status StoreImpl::CheckTracksSize() {
+  Result<uint64_t> size = data_->Size();
+  if (!size.ok()) return size.TakeStatus();
+  const uint64_t needed = map_->needed_bytes() == 0 ? 0 : kTracksOffset + map_->needed_bytes();
+  if (size.value() >= needed) return Status::Ok();
+  return Status(Code::kCorrupt, data_->path() + ": damaged: it has " +
+                                    std::to_string(size.value()) + " bytes where the map needs " +
+                                    std::to_string(needed) +
+                                    "; nothing was changed: restore the file from a backup");
 }
 
 Status StoreImpl::LoadMap(CheckpointRef* used) {

@@ -106,6 +106,30 @@ TEST_CASE_FIXTURE(PoolFixture, "a missing file is named") {
   CheckContent(*this);
 }
 
+TEST_CASE_FIXTURE(PoolFixture, "without its meta file a pool is not taken for an empty directory") {
+  MakePool(*this);
+  Abandon();
+  std::filesystem::rename(PathOf("meta"), PathOf("gone"));
+  const Status status = TryOpen();
+  CHECK(status.code() == Code::kCorrupt);
+  CHECK(status.message().find(PathOf("meta")) != std::string::npos);
+  std::filesystem::rename(PathOf("gone"), PathOf("meta"));
+  Open();
+  CheckContent(*this);
+}
+
+TEST_CASE_FIXTURE(PoolFixture, "a truncated tracks file is refused: it would read as zeroes") {
+  MakePool(*this);
+  Close();
+  const auto size = std::filesystem::file_size(PathOf("tracks"));
+  std::filesystem::resize_file(PathOf("tracks"), size - 1);
+  const Status status = TryOpen();
+  CHECK(status.code() == Code::kCorrupt);
+  CHECK(status.message().find(PathOf("tracks")) != std::string::npos);
+  std::filesystem::resize_file(PathOf("tracks"), 100);
+  CHECK(TryOpen().code() == Code::kCorrupt);
+}
+
 TEST_CASE_FIXTURE(PoolFixture, "a refused open changes nothing") {
   MakePool(*this);
   Close();

@@ -210,7 +210,9 @@ void SimIo::FlipBit(const std::string& path, uint64_t offset) {
 }
 
 Status SimIo::MakeDir(const std::string&) { return Status::Ok(); }
-bool SimIo::Exists(const std::string& path) { return files_.contains(path); }
+bool SimIo::Exists(const std::string& path) {
+  return files_.contains(path) || memories_.contains(path);
+}
 
 Result<std::unique_ptr<File>> SimIo::OpenFile(const std::string& path, bool create) {
   auto it = files_.find(path);

@@ -48,7 +48,9 @@ class Epochs {
   void Enter(OpSlot& slot, const VolumeState* volume) {
     FL_CHECK(slot.epoch.load(std::memory_order_relaxed) == 0);
     slot.volume.store(volume, std::memory_order_relaxed);
-    slot.epoch.store(now_.load(std::memory_order_acquire), std::memory_order_seq_cst);
+    slot.epoch.store(now_.load(std::memory_order_acquire), std::memory_order_relaxed);
+    // The slot before everything the operation reads: a store-load order, which needs a full fence.
+    std::atomic_thread_fence(std::memory_order_seq_cst);
   }
 
   void Leave(OpSlot& slot) { slot.epoch.store(0, std::memory_order_release); }

@@ -30,6 +30,8 @@ class File {
   virtual Status Pwrite(uint64_t offset, const void* buf, size_t len) = 0;
   // All completed writes survive power loss when this returns OK.
   virtual Status Fdatasync() = 0;
+  // Later reads come from the disk, not from what is cached of it. After Fdatasync.
+  virtual void DropCache() = 0;
   virtual Result<uint64_t> Size() = 0;
   virtual Status Truncate(uint64_t size) = 0;
   const std::string& path() const { return path_; }

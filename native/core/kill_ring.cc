@@ -73,6 +73,11 @@ void KillRing::Reset(const std::string& pool_uuid, const std::string& boot_id) {
   h->magic = Header::kMagic;
 }
 
+void KillRing::Invalidate() {
+  header()->magic = 0;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+}
+
 void KillRing::Append(uint64_t lsn, const void* record, size_t length) {
   FL_CHECK(Fits(length));
   RecordFrame frame{head_, lsn, static_cast<uint32_t>(length), 0};

@@ -29,6 +29,7 @@ namespace flashlun {
 class KillRing {
  public:
   static constexpr size_t kHeaderBytes = 4096;
+  static constexpr size_t kRecordOverhead = 24;
 
   explicit KillRing(std::unique_ptr<SharedMemory> memory);
 
@@ -38,12 +39,17 @@ class KillRing {
       const std::string& pool_uuid, const std::string& boot_id, uint64_t after,
       const std::function<void(uint64_t lsn, const uint8_t* record, size_t length)>& visit) const;
 
+  // What a record of this length takes up.
+  static constexpr uint64_t BytesFor(size_t length) { return kRecordOverhead + length; }
+  // Makes the ring worthless for recovery: what its records point at may be lost (trap T12).
+  void Invalidate();
+
   // Empties the ring and makes it this session's.
   void Reset(const std::string& pool_uuid, const std::string& boot_id);
 
   // Precondition: Fits(length).
   void Append(uint64_t lsn, const void* record, size_t length);
-  bool Fits(size_t length) const { return used_bytes() + kRecordOverhead + length <= capacity_; }
+  bool Fits(size_t length) const { return used_bytes() + BytesFor(length) <= capacity_; }
   uint64_t used_bytes() const { return head_ - tail_.load(std::memory_order_acquire); }
   uint64_t capacity_bytes() const { return capacity_; }
   // The position behind everything appended so far.
@@ -54,7 +60,6 @@ class KillRing {
  private:
   struct Header;
   struct RecordFrame;
-  static constexpr size_t kRecordOverhead = 24;
 
   void CopyIn(uint64_t position, const void* data, size_t length);
   void CopyOut(uint64_t position, void* data, size_t length) const;

@@ -272,7 +272,7 @@ void Map::Share(VolumeState& source, VolumeState& target, uint64_t lsn) {
     if (first + kIndexTracks <= source.tracks || source.tracks == target.tracks) {
       next = source.root[i].load(std::memory_order_relaxed);
       if (next != nullptr) next->owners.fetch_add(1);
-      for (uint32_t j = 0; j < kIndexLeaves; ++j) target.SetLeafInherited(i * kIndexLeaves + j);
+      target.SetIndexInherited(i);
     } else {
       next = MergeBoundary(source, target, i);
     }

@@ -82,6 +82,12 @@ struct VolumeState {
   void SetLeafInherited(uint64_t slot) {
     inherited_leaf_bits[slot / 64] |= uint64_t{1} << (slot % 64);
   }
+  // All leaf slots of one index node. Whole words: an establish of terabytes sets thousands.
+  void SetIndexInherited(uint64_t index) {
+    static_assert(kIndexLeaves % 64 == 0);
+    for (uint64_t word = 0; word < kIndexLeaves / 64; ++word)
+      inherited_leaf_bits[index * (kIndexLeaves / 64) + word].store(~uint64_t{0});
+  }
   void ClearLeafInherited(uint64_t slot) {
     inherited_leaf_bits[slot / 64] &= ~(uint64_t{1} << (slot % 64));
   }

@@ -9,6 +9,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
@@ -19,9 +20,14 @@ namespace flashlun {
 
 class PartialTable {
  public:
-  PartialTable() : chunks_(kMaxChunks) {}
+  // calloc, not a vector: the pages of the pointer array that are never used cost nothing.
+  PartialTable()
+      : chunks_(static_cast<std::atomic<Chunk*>*>(std::calloc(kMaxChunks, sizeof(Chunk*)))) {
+    FL_CHECK(chunks_ != nullptr);
+  }
   ~PartialTable() {
-    for (auto& chunk : chunks_) delete chunk.load();
+    for (uint64_t chunk = 0; chunk * kChunkRecords < next_; ++chunk) delete chunks_[chunk].load();
+    std::free(chunks_);
   }
   PartialTable(const PartialTable&) = delete;
   PartialTable& operator=(const PartialTable&) = delete;
@@ -53,8 +59,9 @@ class PartialTable {
   };
   static constexpr uint32_t kChunkShift = 12;
   static constexpr uint32_t kChunkRecords = 1u << kChunkShift;
-  // 2^26 partial tracks: 4 TiB of tracks that are all partial, 1 GiB of records.
-  static constexpr uint32_t kMaxChunks = 1u << 14;
+  // Every record that a 32-bit index can name: leaf copies have records of their own, so there can
+  // be more of them than partial tracks.
+  static constexpr uint32_t kMaxChunks = 1u << 20;
   using Chunk = std::array<Record, kChunkRecords>;
 
   Record& At(uint32_t index) const {
@@ -72,11 +79,11 @@ class PartialTable {
       FL_CHECK(next_ / kChunkRecords < kMaxChunks);
       chunks_[next_ / kChunkRecords].store(new Chunk, std::memory_order_release);
     }
-    return next_++;
+    return static_cast<uint32_t>(next_++);
   }
 
-  std::vector<std::atomic<Chunk*>> chunks_;
-  uint32_t next_ = 0;  // records below were handed out at some time
+  std::atomic<Chunk*>* const chunks_;
+  uint64_t next_ = 0;  // records below were handed out at some time
   std::vector<uint32_t> free_;
 };
 

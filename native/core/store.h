@@ -32,7 +32,7 @@ struct StoreOptions {
                             << 40;  // most the track file may grow to; stored at first open
   uint64_t journal_blocks =
       8192;  // 4 KiB blocks of the journal ring (32 MiB); stored at first open
-  uint64_t kill_ring_bytes = uint64_t{8} << 20;  // shared-memory ring for SIGKILL safety
+  uint64_t kill_ring_bytes = uint64_t{8} << 20;  // ring for SIGKILL safety; stored at first open
   uint32_t autocommit_ms = 1000;  // un-flushed records become durable at the latest after this
 };
 

@@ -27,6 +27,10 @@ constexpr uint64_t kAutocommitRecords = 4096;
 // How often a waiting grace period is looked at. Readers end in microseconds; a slow disk read in
 // milliseconds.
 constexpr std::chrono::milliseconds kGracePoll{5};
+// Leaves and index nodes given up in one round: at up to 40 microseconds each, 5 ms.
+constexpr uint32_t kNodesPerReclaim = 128;
+// How long a checkpoint that found the file system full waits before it tries again.
+constexpr std::chrono::milliseconds kCheckpointRetry{1000};
 
 }  // namespace
 
@@ -41,7 +45,8 @@ uint64_t StoreImpl::AppendRecord(const void* record, size_t length) {
   if (pending_.count == 1 || pending_.count == kAutocommitRecords) commit_wanted_.NotifyAll();
   // Soft limit at half the ring: operations that are past Throttle add one small record each, and
   // the other half is far more than kMaxOpSlots of them need.
-  if (ring_->used_bytes() > ring_->capacity_bytes() / 2 && !throttled_.load()) {
+  if (ring_->used_bytes() > ring_->capacity_bytes() / 2 && !throttled_.load() &&
+      poisoned_.empty()) {
     throttled_.store(true);
     commit_wanted_.NotifyAll();
   }
@@ -52,7 +57,7 @@ void StoreImpl::Throttle() {
   if (!throttled_.load(std::memory_order_relaxed)) [[likely]]
     return;
   auto lock = state_.Acquire();
-  while (throttled_.load() && poisoned_.empty()) progress_.Wait(lock);
+  while (throttled_.load() && poisoned_.empty() && !commit_ended_) progress_.Wait(lock);
 }
 
 void StoreImpl::FlushAsync(FlushWaiter* waiter) {
@@ -60,6 +65,10 @@ void StoreImpl::FlushAsync(FlushWaiter* waiter) {
   if (!poisoned_.empty()) {
     lock.unlock();
     return waiter->Done(PoisonedStatus());
+  }
+  if (commit_ended_) {
+    lock.unlock();
+    return waiter->Done(Status(Code::kClosed, "the pool is closing"));
   }
   ++counters_.flushes;
   if (!commit_running_ && pending_.empty() && !data_dirty_.load()) {
@@ -106,7 +115,7 @@ Status StoreImpl::Flush() {
 
 bool StoreImpl::CommitNeeded() const {
   return waiters_ != nullptr || pending_.count >= kAutocommitRecords || throttled_.load() ||
-         space_wanted_;
+         commit_requested_;
 }
 
 void StoreImpl::CommitLoop() {
@@ -130,8 +139,12 @@ void StoreImpl::CommitLoop() {
     Reclaim(lock);
   }
   // Closing: whatever was acknowledged becomes durable; nobody is left waiting.
-  if (!pending_.empty() || waiters_ != nullptr || data_dirty_.load()) CommitOnce(lock);
-  Reclaim(lock);
+  do {
+    CommitOnce(lock);
+  } while (!pending_.empty() && poisoned_.empty());
+  while (waiters_ != nullptr) CommitOnce(lock);
+  commit_ended_ = true;  // under the same hold of the lock in which nobody waits
+  progress_.NotifyAll();
 }
 
 void StoreImpl::CommitOnce(Monitor::Lock& lock) {
@@ -142,7 +155,7 @@ void StoreImpl::CommitOnce(Monitor::Lock& lock) {
   uint64_t ring_head = ring_->head();
   JournalPosition position = position_;
   commit_running_ = true;
-  space_wanted_ = false;
+  commit_requested_ = false;
   lock.unlock();
 
   Status status = is_poisoned_.load() ? PoisonedStatus() : Status::Ok();
@@ -206,18 +219,19 @@ uint64_t StoreImpl::JournalUsed() const {
 
 Status StoreImpl::WaitForJournalRoom(uint64_t blocks) {
   auto lock = state_.Acquire();
-  for (;;) {
-    if (!poisoned_.empty()) {
-      lock.unlock();
-      return PoisonedStatus();
-    }
-    const uint64_t tail = superblock_.previous.replay.next_seq;
-    if (position_.next_seq - tail + blocks <= journal_->blocks()) return Status::Ok();
+  const auto fits = [&] {
+    return position_.next_seq - superblock_.previous.replay.next_seq + blocks <= journal_->blocks();
+  };
+  while (!fits() && poisoned_.empty()) {
     // Up to two checkpoints move both the current and the previous one forward.
+    waiting_for_room_ = true;
     checkpoint_wanted_flag_ = true;
     checkpoint_wanted_.NotifyAll();
+    progress_.NotifyAll();
     progress_.Wait(lock);
   }
+  waiting_for_room_ = false;
+  return poisoned_.empty() ? Status::Ok() : Status(Code::kPoisoned, poisoned_);
 }
 
 void StoreImpl::MoveDropsToGrace(uint64_t durable_lsn) {
@@ -233,21 +247,26 @@ void StoreImpl::MoveDropsToGrace(uint64_t durable_lsn) {
 }
 
 void StoreImpl::Reclaim(Monitor::Lock& lock) {
+  uint32_t nodes = 0;
   while (!grace_.empty() && (Mutated(Mutation::kNoGrace) || epochs_.Passed(grace_.front().stamp))) {
     std::vector<Drop> work = std::move(grace_.front().drops);
     grace_.pop_front();
-    // One node at a time, the lock released in between: the end of a terabyte volume must not stall
-    // writers.
-    while (!work.empty()) {
+    // One node at a time, the lock released in between, and a bounded number a round: the end of a
+    // terabyte volume must stall neither writers nor the commits behind this.
+    while (!work.empty() && nodes < kNodesPerReclaim) {
       const Drop drop = work.back();
       work.pop_back();
       map_->Apply(drop, &work);
       if (drop.kind == Drop::Kind::kLeaf || drop.kind == Drop::Kind::kIndex) {
+        ++nodes;
         lock.unlock();
         lock.lock();
       }
     }
     progress_.NotifyAll();
+    if (work.empty()) continue;
+    grace_.push_front(Grace{0, std::move(work)});
+    return;
   }
 }
 
@@ -255,9 +274,9 @@ void StoreImpl::ReclaimForSpace() {
   auto lock = state_.Acquire();
   // Two full commits: the first may have been under way before our drops were recorded.
   for (int round = 0; round < 2 && poisoned_.empty(); ++round) {
-    space_wanted_ = true;
+    commit_requested_ = true;
     commit_wanted_.NotifyAll();
-    while ((space_wanted_ || commit_running_) && poisoned_.empty() && !stopping_)
+    while ((commit_requested_ || commit_running_) && poisoned_.empty() && !stopping_)
       progress_.Wait(lock);
   }
   for (unsigned pause = 0; pause < 200 && !grace_.empty(); ++pause) {
@@ -277,7 +296,13 @@ Status StoreImpl::SyncData() {
   syncing_ = true;
   lock.unlock();
   Status status = is_poisoned_.load() ? PoisonedStatus() : data_->Fdatasync();
-  if (!status.ok() && !is_poisoned_.load()) Poison(status, "the data flush");
+  if (!status.ok() && !is_poisoned_.load()) {
+    // The records in the kill ring may point at data that the kernel has just lost.
+    auto state = state_.Acquire();
+    ring_->Invalidate();
+    state.unlock();
+    Poison(status, "the data flush");
+  }
   lock.lock();
   syncing_ = false;
   sync_done_.NotifyAll();
@@ -312,24 +337,44 @@ void StoreImpl::RequestCheckpoint() {
 
 void StoreImpl::CheckpointLoop() {
   auto lock = state_.Acquire();
-  while (!stopping_) {
+  while (!checkpoint_stopping_) {
     if (!checkpoint_wanted_flag_) {
       checkpoint_wanted_.Wait(lock);
       continue;
     }
     checkpoint_wanted_flag_ = false;
-    checkpoint_running_ = true;
     lock.unlock();
     Status status = is_poisoned_.load() ? Status::Ok() : CheckpointOnce(false);
-    if (!status.ok()) Poison(status, "the checkpoint");
     lock.lock();
-    checkpoint_running_ = false;
+    if (status.code() == Code::kNoSpace && !waiting_for_room_) {
+      // Nothing is lost: the checkpoints before it and the journal are whole. Later, then.
+      checkpoint_wanted_flag_ = true;
+      checkpoint_wanted_.WaitFor(lock, kCheckpointRetry);
+    } else if (!status.ok()) {
+      lock.unlock();
+      Poison(status, "the checkpoint");
+      lock.lock();
+    } else if (!waiting_for_room_ && JournalUsed() <= journal_->blocks() / 4) {
+      checkpoint_wanted_flag_ = false;  // asked for meanwhile, and already done
+    }
     progress_.NotifyAll();
   }
 }
 
+// A checkpoint must not be ahead of the journal: after a power loss the next session's records
+// begin behind it, and a fallback to the checkpoint before would find a gap. Unless the commit
+// itself waits for this checkpoint's journal room.
+void StoreImpl::WaitUntilDurable(uint64_t lsn) {
+  auto lock = state_.Acquire();
+  while (commit_task_ && durable_lsn_ < lsn && poisoned_.empty() && !waiting_for_room_ &&
+         !commit_ended_) {
+    commit_requested_ = true;
+    commit_wanted_.NotifyAll();
+    progress_.Wait(lock);
+  }
+}
+
 Status StoreImpl::CheckpointOnce(bool clean) {
-  Superblock next = superblock_;
   CheckpointRef ref;
   Capture capture;
   {
@@ -353,6 +398,8 @@ Status StoreImpl::CheckpointOnce(bool clean) {
   // T3).
   if (!Mutated(Mutation::kCheckpointNoFlush)) status = SyncData();
   if (!status.ok()) return status;
+  WaitUntilDurable(ref.lsn);
+  Superblock next = superblock_;
   next.previous = next.current;
   next.current = ref;
   next.clean = clean;

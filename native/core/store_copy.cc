@@ -88,6 +88,8 @@ Result<std::shared_ptr<VolumeState>> StoreImpl::AttachState(uint16_t id) {
 Status StoreImpl::CheckPairs(std::span<const PairSpec> pairs) {
   if (pairs.empty() || pairs.size() > kMaxPairsPerEstablish)
     return Status(Code::kInvalid, "an establish has 1 to 1024 pairs");
+  if (pairs.size() * KillRing::BytesFor(sizeof(EstablishRecord)) > ring_->capacity_bytes() / 4)
+    return Status(Code::kLimit, "the pool's kill ring is too small for so many pairs at once");
   std::set<uint16_t> sources;
   std::set<uint16_t> targets;
   for (const PairSpec& pair : pairs) {
@@ -200,6 +202,7 @@ Status StoreImpl::Establish(std::span<const PairSpec> pairs, std::vector<uint64_
       }
     }
   }
+  Throttle();  // the records of all pairs at once go into the kill ring
   if (status.ok()) status = CloseTargets(targets);
   if (status.ok()) {
     // Closing the sources' gates before the first flip makes the group one point in time: a write
@@ -263,7 +266,6 @@ bool StoreImpl::EndIfComplete(uint64_t relationship_id) {
 Result<CopyBatchResult> StoreImpl::CopyBatch(uint64_t relationship_id, uint64_t first_track,
                                              uint32_t max_tracks) {
   CopyBatchResult result;
-  if (is_poisoned_.load()) return PoisonedStatus();
   OpSlot* slot = epochs_.AcquireSlot();
   if (slot == nullptr)
     return Status(Code::kLimit, "too many threads do volume I/O at once; try again");
@@ -276,6 +278,7 @@ Result<CopyBatchResult> StoreImpl::CopyBatch(uint64_t relationship_id, uint64_t 
   // Bounded by tracks looked at, not only by tracks copied: a call must end even when all of them
   // were taken by hosts.
   for (uint32_t step = 0; step < max_tracks; ++step) {
+    if (is_poisoned_.load()) return PoisonedStatus();
     std::shared_ptr<VolumeState> target;
     {
       auto lock = state_.Acquire();
@@ -299,6 +302,11 @@ Result<CopyBatchResult> StoreImpl::CopyBatch(uint64_t relationship_id, uint64_t 
   return result;
 }
 
+bool StoreImpl::Inherited(const VolumeState& volume, uint64_t track) {
+  auto lock = state_.Acquire();  // the flag may be moving from the leaf's bit to the entries
+  return map_->FindEntry(volume, track).inherited || volume.LeafInherited(track / kLeafTracks);
+}
+
 // Gives one inherited track of the target a physical track of its own. Under the track lock, so a
 // host write to the track comes before (and the copy takes its result along) or after (and finds a
 // track of its own): trap T24.
@@ -309,12 +317,12 @@ Status StoreImpl::CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, b
   const uint64_t key = TrackLocks::Key(target.id, track);
   track_locks_.LockExclusive(key);
   const Map::Found found = map_->Find(target, track);
-  const bool inherited = found.entry.inherited || target.LeafInherited(track / kLeafTracks);
+  const bool inherited = Inherited(target, track);
   Status status;
   if (found.entry.mapped() && inherited) {
     if (found.exclusive && found.entry.full()) {
       // The source has left this track since: it already is the target's own.
-      Publish(target, track, Entry::Full(found.entry.own));
+      status = Publish(target, track, Entry::Full(found.entry.own), true);
     } else {
       const uint64_t fresh = AllocateTrack();
       if (fresh == kNoTrack)
@@ -322,7 +330,7 @@ Status StoreImpl::CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, b
       if (status.ok())
         status = ReadEntry(found.entry, 0, content, kTrackBytes, ReadMode::kBlocking);
       if (status.ok()) status = WriteTrack(fresh, 0, content, kTrackBytes);
-      if (status.ok()) Publish(target, track, Entry::Full(fresh));
+      if (status.ok()) status = Publish(target, track, Entry::Full(fresh), true);
       if (!status.ok() && fresh != kNoTrack) FreeReserved(fresh);
     }
     if (status.ok()) {

@@ -98,6 +98,7 @@ class StoreImpl {
   Status ApplyEstablish(uint64_t lsn, const uint8_t* record);
   Status ApplyCreate(const uint8_t* record);
   Status BeginSession();
+  Status CommitRecovered();
   void StopTasks();
   std::string PathOf(const char* name) const { return options_.dir + "/" + name; }
   std::vector<VolumeState*> VolumePointers() const;
@@ -122,7 +123,9 @@ class StoreImpl {
   Status WriteTrack(uint64_t track, uint32_t within, const void* data, size_t len);
   uint64_t AllocateTrack();
   void FreeReserved(uint64_t track);
-  void Publish(VolumeState& volume, uint64_t track, const Entry& next);
+  // Makes `next` the entry and appends its record; `copied`: it is a background copy's. kNotFound:
+  // the volume is gone.
+  Status Publish(VolumeState& volume, uint64_t track, Entry next, bool copied);
   static uint64_t TrackOffset(uint64_t track) { return kTracksOffset + track * kTrackBytes; }
 
   // store_commit.cc
@@ -141,6 +144,7 @@ class StoreImpl {
   Status PoisonedStatus();
   void CheckpointLoop();
   Status CheckpointOnce(bool clean);
+  void WaitUntilDurable(uint64_t lsn);
   Status WriteCheckpointFile(Capture& capture, CheckpointRef* ref);
   uint64_t JournalUsed() const;
 
@@ -151,6 +155,7 @@ class StoreImpl {
   Status CloseTargets(const std::vector<VolumeState*>& targets);
   void SetGates(const std::vector<VolumeState*>& volumes, Gate gate);
   Status CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, bool* copied);
+  bool Inherited(const VolumeState& volume, uint64_t track);
   bool EndIfComplete(uint64_t relationship_id);
   void EndRelation(uint64_t relationship_id);
   VolumeInfo InfoOf(const VolumeState& volume) const;
@@ -190,8 +195,11 @@ class StoreImpl {
   FlushWaiter* waiters_ = nullptr;
   FlushWaiter** waiters_end_ = &waiters_;
   bool commit_running_ = false;
-  bool space_wanted_ = false;
-  bool stopping_ = false;
+  bool commit_requested_ = false;
+  bool stopping_ = false;             // the commit task ends
+  bool commit_ended_ = false;         // it has: nothing new becomes durable
+  bool checkpoint_stopping_ = false;  // the checkpoint task ends
+  bool waiting_for_room_ = false;     // the commit task needs a checkpoint before it can go on
   bool opened_ = false;
   struct Grace {
     uint64_t stamp;
@@ -200,7 +208,6 @@ class StoreImpl {
   std::deque<Grace> grace_;  // durable drops waiting for their epoch
   Superblock superblock_;    // written by the checkpoint task only, after Open
   bool checkpoint_wanted_flag_ = false;
-  bool checkpoint_running_ = false;
   std::string poisoned_;
   StoreInfo counters_;
   Condition commit_wanted_;      // the commit task's

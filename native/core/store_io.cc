@@ -173,7 +173,7 @@ Status StoreImpl::WriteTrack(uint64_t track, uint32_t within, const void* data, 
   Status status = data_->Pwrite(TrackOffset(track) + within, data, len);
   // After the write and before its reply, so that a flush which must cover it sees it. The test
   // before the store keeps the cache line shared while it is already set.
-  if (!data_dirty_.load(std::memory_order_relaxed)) data_dirty_.store(true);
+  if (!data_dirty_.load()) data_dirty_.store(true);
   return status;
 }
 
@@ -219,12 +219,10 @@ __attribute__((noinline)) Status StoreImpl::WriteLocked(VolumeState& volume, uin
   Entry next = found.entry;  // path B
   next.mask = static_cast<uint16_t>(next.mask | touched);
   next = Normalized(next);
-  next.inherited = StillInherited(
-      found.entry, found.entry.inherited || volume.LeafInherited(track / kLeafTracks), next);
-  if (Mutated(Mutation::kEarlyPublish)) Publish(volume, track, next);
+  if (Mutated(Mutation::kEarlyPublish)) (void)Publish(volume, track, next, false);
   Status status = WriteTrack(found.entry.own, begin, data, end - begin);
-  if (status.ok() && !Mutated(Mutation::kEarlyPublish)) Publish(volume, track, next);
-  return status;
+  if (!status.ok() || Mutated(Mutation::kEarlyPublish)) return status;
+  return Publish(volume, track, next, false);
 }
 
 Status StoreImpl::Redirect(VolumeState& volume, uint64_t track, const Map::Found& found,
@@ -248,19 +246,14 @@ Status StoreImpl::Redirect(VolumeState& volume, uint64_t track, const Map::Found
   }
   if (Mutated(Mutation::kNoMask) && !old.mapped()) next.mask = kFullMask;
   next = Normalized(next);
-  next.inherited =
-      StillInherited(old, old.inherited || volume.LeafInherited(track / kLeafTracks), next);
   if (Mutated(Mutation::kEarlyPublish)) {
-    Publish(volume, track, next);
+    (void)Publish(volume, track, next, false);
     return WriteTrack(fresh, within, data, len);
   }
   Status status = carried == 0 ? Status::Ok() : CarryOver(old, carried, fresh);
   if (status.ok()) status = WriteTrack(fresh, within, data, len);
-  if (!status.ok()) {
-    FreeReserved(fresh);  // nothing was published: nothing has changed
-    return status;
-  }
-  Publish(volume, track, next);
+  if (status.ok()) status = Publish(volume, track, next, false);
+  if (!status.ok()) FreeReserved(fresh);  // nothing was published: nothing has changed
   return status;
 }
 
@@ -289,21 +282,34 @@ void StoreImpl::FreeReserved(uint64_t track) {
   map_->allocator().Unref(track);
 }
 
-void StoreImpl::Publish(VolumeState& volume, uint64_t track, const Entry& next) {
-  // The record and the map change under one lock: replay in LSN order then gives the same map.
+Status StoreImpl::Publish(VolumeState& volume, uint64_t track, Entry next, bool copied) {
+  // The record and the map change under one lock: replay in LSN order then gives the same map. The
+  // inherited flag is decided here too, because another track's publication may at any time move it
+  // from the leaf's bit to the entries.
   auto lock = state_.Acquire();
+  if (volume.deleted) return Status(Code::kNotFound, "the volume was deleted meanwhile");
+  const Entry old = map_->FindEntry(volume, track);
+  const bool old_inherited = old.inherited || volume.LeafInherited(track / kLeafTracks);
+  next.inherited = !copied && StillInherited(old, old_inherited, next);
   const MapRecord record = MakeMapRecord(volume.id, track, next);
   const uint64_t lsn = AppendRecord(&record, sizeof record);
   map_->SetEntry(volume, track, next, lsn);
+  return Status::Ok();
 }
 
 Status StoreImpl::ZeroPiece(VolumeState& volume, uint64_t track, uint16_t subs) {
   if (!map_->FindEntry(volume, track).mapped()) return Status::Ok();
   if (is_poisoned_.load(std::memory_order_relaxed)) return PoisonedStatus();
   const ExclusiveTrack exclusive(track_locks_, volume, track);
-  Entry old = map_->FindEntry(volume, track);
+  Entry old;
+  bool inherited;
+  {
+    // Only the inherited flag can change under the track lock; the state lock keeps it still.
+    auto lock = state_.Acquire();
+    old = map_->FindEntry(volume, track);
+    inherited = old.inherited || volume.LeafInherited(track / kLeafTracks);
+  }
   if (!old.mapped()) return Status::Ok();
-  const bool old_inherited = old.inherited || volume.LeafInherited(track / kLeafTracks);
   old.inherited = false;
   Entry next = old;
   next.mask = static_cast<uint16_t>(next.mask & ~subs);
@@ -311,14 +317,11 @@ Status StoreImpl::ZeroPiece(VolumeState& volume, uint64_t track, uint16_t subs) 
   const bool nothing_of_base = (next.mask | next.zmask) == kFullMask;
   // An inherited entry keeps its base, which tells the background copy that there is something to
   // copy.
-  if (next.base != kNoTrack && nothing_of_base && (!old_inherited || next.mask == 0))
+  if (next.base != kNoTrack && nothing_of_base && (!inherited || next.mask == 0))
     next.base = kNoTrack;
   if (next.base == kNoTrack) next.zmask = 0;
   next = Normalized(next);
-  if (next == old) return Status::Ok();
-  next.inherited = StillInherited(old, old_inherited, next);
-  Publish(volume, track, next);
-  return Status::Ok();
+  return next == old ? Status::Ok() : Publish(volume, track, next, false);
 }
 
 Status StoreImpl::ZeroRange(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,

@@ -62,10 +62,6 @@ std::vector<VolumeState*> StoreImpl::VolumePointers() const {
 }
 
 Status StoreImpl::Open() {
-  // A group must fit the ring twice over: what the kill ring holds is at most one group.
-  if (options_.kill_ring_bytes < 16384 ||
-      options_.kill_ring_bytes > options_.journal_blocks * kBlockBytes / 4)
-    return Status(Code::kInvalid, "the kill ring needs 16 KiB to a quarter of the journal");
   if (Status status = io_.MakeDir(options_.dir); !status.ok()) return status;
   Result<std::shared_ptr<void>> lock = io_.Lock(PathOf("lock"));
   if (!lock.ok()) return lock.TakeStatus();
@@ -84,7 +80,16 @@ Status StoreImpl::Open() {
 // A pool whose meta file is gone must not be taken for a directory without one. The ring is made
 // only after the meta file has its name, so it tells the two apart.
 Status StoreImpl::RefuseRemains() {
-  if (!io_.Exists(PathOf("ring"))) return Status::Ok();
+  bool remains = io_.Exists(PathOf("ring"));
+  for (const char* name :
+       {"tracks", kCheckpointNames[0], kCheckpointNames[1], kCheckpointNames[2]}) {
+    Result<std::unique_ptr<File>> file = io_.OpenFile(PathOf(name), false);
+    if (!file.ok()) continue;
+    Result<uint64_t> size = file.value()->Size();
+    const uint64_t when_made = std::string_view(name) == "tracks" ? kTracksOffset : 0;
+    remains = remains || !size.ok() || size.value() > when_made;
+  }
+  if (!remains) return Status::Ok();
   return Status(Code::kCorrupt, PathOf("meta") +
                                     ": missing, although the other files of the pool are there; "
                                     "nothing was changed: restore the file from a backup");
@@ -100,8 +105,11 @@ Status StoreImpl::CreatePool() {
   superblock.capacity_tracks = std::min(options_.capacity_bytes / kTrackBytes, kMaxPoolTracks);
   superblock.journal_blocks = options_.journal_blocks;
   superblock.clean = true;
+  superblock.kill_ring_bytes = options_.kill_ring_bytes;
   if (superblock.capacity_tracks == 0)
     return Status(Code::kInvalid, "a pool's capacity is at least one track");
+  if (!RingFits(superblock.kill_ring_bytes, superblock.journal_blocks))
+    return Status(Code::kInvalid, "the kill ring needs 16 KiB to a quarter of the journal");
 
   Result<std::unique_ptr<File>> data = io_.OpenFile(PathOf("tracks"), true);
   if (!data.ok()) return data.TakeStatus();
@@ -125,6 +133,8 @@ Status StoreImpl::CreatePool() {
   if (status.ok()) status = io_.SyncDir(options_.dir);
   if (status.ok()) status = io_.Rename(PathOf("meta.new"), PathOf("meta"));
   if (status.ok()) status = io_.SyncDir(options_.dir);
+  // And the pool directory's own name.
+  if (status.ok()) status = io_.SyncDir(options_.dir + "/..");
   return status;
 }
 
@@ -137,17 +147,16 @@ Status StoreImpl::OpenFiles() {
     *file = std::move(result.value());
     // What a killed process left in the page cache is made durable before anything is decided on
     // it.
-    return (*file)->Fdatasync();
+    Status status = (*file)->Fdatasync();
+    // After a write-back error the cache can hold what the disk does not: decide on the disk's.
+    if (status.ok() && std::string_view(name) != "tracks") (*file)->DropCache();
+    return status;
   };
   if (Status status = open("meta", &meta_); !status.ok()) return status;
   if (Status status = open("meta", &superblock_file_); !status.ok()) return status;
   if (Status status = open("tracks", &data_); !status.ok()) return status;
   for (uint32_t i = 0; i < kCheckpointSlots; ++i)
     if (Status status = open(kCheckpointNames[i], &checkpoints_[i]); !status.ok()) return status;
-  Result<std::unique_ptr<SharedMemory>> memory =
-      io_.MapShared(PathOf("ring"), KillRing::kHeaderBytes + options_.kill_ring_bytes);
-  if (!memory.ok()) return memory.TakeStatus();
-  ring_ = std::make_unique<KillRing>(std::move(memory.value()));
   return Status::Ok();
 }
 
@@ -156,6 +165,10 @@ Status StoreImpl::Recover() {
   if (!superblock.ok()) return superblock.TakeStatus();
   superblock_ = superblock.value();
   pool_uuid_ = superblock_.pool_uuid;
+  Result<std::unique_ptr<SharedMemory>> memory =
+      io_.MapShared(PathOf("ring"), KillRing::kHeaderBytes + superblock_.kill_ring_bytes);
+  if (!memory.ok()) return memory.TakeStatus();
+  ring_ = std::make_unique<KillRing>(std::move(memory.value()));
   TracksLabel label;
   if (Status status = data_->Pread(0, &label, sizeof label); !status.ok()) return status;
   const TracksLabel expected = MakeLabel(pool_uuid_);
@@ -196,7 +209,7 @@ Status StoreImpl::LoadMap(CheckpointRef* used) {
   *used = superblock_.current;
   Result<LoadedCheckpoint> loaded =
       LoadCheckpoint(*checkpoints_[used->slot], *used, pool_uuid_, *map_);
-  if (!loaded.ok() && loaded.status().code() == Code::kCorrupt && superblock_.generation > 1) {
+  if (!loaded.ok() && superblock_.generation > 1) {
     // The previous checkpoint and a longer replay give the same state: its journal was kept for
     // this.
     *used = superblock_.previous;
@@ -241,21 +254,21 @@ void StoreImpl::ReplayKillRing() {
     std::vector<uint8_t> bytes;
   };
   std::vector<Waiting> transaction;
-  ring_->Recover(pool_uuid_, io_.BootId(), last_lsn_,
-                 [&](uint64_t lsn, const uint8_t* record, size_t length) {
-                   if (RecordLength(record, length) != length) return;
-                   transaction.push_back({lsn, std::vector<uint8_t>(record, record + length)});
-                   if (ReadRecord<RecordHeader>(record).flags & kRecordMore) return;
-                   // The transaction is whole. One that a kill cut off is dropped: nobody was told
-                   // of it.
-                   for (const Waiting& one : transaction) {
-                     if (one.lsn != last_lsn_ + 1 ||
-                         !ApplyRecord(one.lsn, one.bytes.data(), one.bytes.size()).ok())
-                       break;
-                     pending_.Append(one.lsn, one.bytes.data(), one.bytes.size());
-                   }
-                   transaction.clear();
-                 });
+  bool usable = true;
+  const auto visit = [&](uint64_t lsn, const uint8_t* record, size_t length) {
+    usable = usable && RecordLength(record, length) == length;
+    if (!usable) return;
+    transaction.push_back({lsn, std::vector<uint8_t>(record, record + length)});
+    if (ReadRecord<RecordHeader>(record).flags & kRecordMore) return;
+    // The transaction is whole. One that a kill cut off is dropped: nobody was told of it.
+    for (const Waiting& one : transaction) {
+      usable = usable && one.lsn == last_lsn_ + 1 &&
+               ApplyRecord(one.lsn, one.bytes.data(), one.bytes.size()).ok();
+      if (usable) pending_.Append(one.lsn, one.bytes.data(), one.bytes.size());
+    }
+    transaction.clear();
+  };
+  ring_->Recover(pool_uuid_, io_.BootId(), last_lsn_, visit);
 }
 
 Status StoreImpl::ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length) {
@@ -339,16 +352,30 @@ Status StoreImpl::BeginSession() {
   open_epoch_ = ++superblock_.open_epoch;
   superblock_.clean = false;
   if (Status status = WriteSuperblock(*superblock_file_, superblock_); !status.ok()) return status;
-  if (!pending_.empty()) {
-    // OpenFiles flushed the tracks, so the data of these records is durable (T3).
-    Result<JournalPosition> position = journal_->WriteGroup(position_, open_epoch_, pending_);
-    if (!position.ok()) return position.TakeStatus();
-    position_ = position.value();
-    durable_lsn_ = last_lsn_;
-    pending_.Clear();
-  }
+  if (Status status = CommitRecovered(); !status.ok()) return status;
   // Only now: until here a second kill must find the ring as it was.
   ring_->Reset(pool_uuid_, io_.BootId());
+  return Status::Ok();
+}
+
+// What came from the kill ring becomes durable. OpenFiles flushed the tracks, so its data is (T3).
+Status StoreImpl::CommitRecovered() {
+  if (pending_.empty()) return Status::Ok();
+  const uint64_t used = position_.next_seq - superblock_.previous.replay.next_seq;
+  if (used + Journal::BlocksFor(pending_) > journal_->blocks()) {
+    // The group would go over blocks that the current or the previous checkpoint still needs, and a
+    // second death would find neither. Two checkpoints of this state need no journal at all.
+    pending_.Clear();
+    Status status = CheckpointOnce(false);
+    if (status.ok()) status = CheckpointOnce(false);
+    durable_lsn_ = last_lsn_;
+    return status;
+  }
+  Result<JournalPosition> position = journal_->WriteGroup(position_, open_epoch_, pending_);
+  if (!position.ok()) return position.TakeStatus();
+  position_ = position.value();
+  durable_lsn_ = last_lsn_;
+  pending_.Clear();
   return Status::Ok();
 }
 
@@ -357,11 +384,15 @@ void StoreImpl::StopTasks() {
     auto lock = state_.Acquire();
     stopping_ = true;
     commit_wanted_.NotifyAll();
-    checkpoint_wanted_.NotifyAll();
     progress_.NotifyAll();
   }
-  // The checkpoint task last: the final commit may need it for journal room.
   if (commit_task_) commit_task_->Join();
+  {
+    // Only now: the final commit may have needed a checkpoint for journal room.
+    auto lock = state_.Acquire();
+    checkpoint_stopping_ = true;
+    checkpoint_wanted_.NotifyAll();
+  }
   if (checkpoint_task_) checkpoint_task_->Join();
   commit_task_.reset();
   checkpoint_task_.reset();
@@ -374,7 +405,9 @@ Status StoreImpl::Close() {
   Status status = is_poisoned_.load() ? PoisonedStatus() : CheckpointOnce(true);
   if (status.ok()) ring_->Reset(pool_uuid_, io_.BootId());
   lock_file_.reset();
-  return status;
+  // A full file system keeps the checkpoint from being written, but loses nothing: the final commit
+  // put every record into the journal, and the next open replays it.
+  return status.code() == Code::kNoSpace ? Status::Ok() : std::move(status);
 }
 
 }  // namespace flashlun

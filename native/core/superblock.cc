@@ -33,6 +33,7 @@ struct DiskSuperblock {
   uint64_t open_epoch;
   uint64_t capacity_tracks;
   uint64_t journal_blocks;
+  uint64_t kill_ring_bytes;
   uint32_t track_shift;
   uint32_t sub_shift;
   uint32_t copy;
@@ -78,6 +79,7 @@ void Encode(const Superblock& superblock, uint32_t copy, uint8_t* block) {
   disk.open_epoch = superblock.open_epoch;
   disk.capacity_tracks = superblock.capacity_tracks;
   disk.journal_blocks = superblock.journal_blocks;
+  disk.kill_ring_bytes = superblock.kill_ring_bytes;
   disk.track_shift = kTrackShift;
   disk.sub_shift = kSubShift;
   disk.copy = copy;
@@ -97,6 +99,7 @@ Superblock Decode(const DiskSuperblock& disk) {
   superblock.open_epoch = disk.open_epoch;
   superblock.capacity_tracks = disk.capacity_tracks;
   superblock.journal_blocks = disk.journal_blocks;
+  superblock.kill_ring_bytes = disk.kill_ring_bytes;
   superblock.clean = disk.clean != 0;
   superblock.current = FromDisk(disk.current);
   superblock.previous = FromDisk(disk.previous);
@@ -106,11 +109,15 @@ Superblock Decode(const DiskSuperblock& disk) {
 bool Plausible(const DiskSuperblock& disk, uint32_t copy) {
   return disk.copy == copy && disk.track_shift == kTrackShift && disk.sub_shift == kSubShift &&
          disk.capacity_tracks > 0 && disk.capacity_tracks <= kMaxPoolTracks &&
-         disk.journal_blocks >= 8 && disk.current.slot < kCheckpointSlots &&
-         disk.previous.slot < kCheckpointSlots;
+         disk.journal_blocks >= 8 && RingFits(disk.kill_ring_bytes, disk.journal_blocks) &&
+         disk.current.slot < kCheckpointSlots && disk.previous.slot < kCheckpointSlots;
 }
 
 }  // namespace
+
+bool RingFits(uint64_t kill_ring_bytes, uint64_t journal_blocks) {
+  return kill_ring_bytes >= 16384 && kill_ring_bytes <= journal_blocks * kBlockBytes / 4;
+}
 
 Status WriteSuperblock(File& meta, const Superblock& superblock) {
   for (uint32_t copy = 0; copy < kSuperblockCopies; ++copy) {

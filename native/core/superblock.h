@@ -37,6 +37,7 @@ struct Superblock {
   uint64_t open_epoch = 0;  // +1 at every open for write
   uint64_t capacity_tracks = 0;
   uint64_t journal_blocks = 0;
+  uint64_t kill_ring_bytes = 0;
   bool clean =
       false;  // closed in order: the journal and the kill ring hold nothing beyond the checkpoint
   CheckpointRef current;
@@ -45,6 +46,10 @@ struct Superblock {
 
 // Byte offset of the journal ring in the meta file.
 inline constexpr uint64_t kJournalOffset = 64 * 1024;
+
+// What the kill ring holds is at most one journal group, and a group must fit the journal several
+// times.
+bool RingFits(uint64_t kill_ring_bytes, uint64_t journal_blocks);
 
 Status WriteSuperblock(File& meta, const Superblock& superblock);
 // kCorrupt: no copy checks, or the pool was made by a newer version.

@@ -72,6 +72,7 @@ class GatedFile final : public File {
     gates_.PassFlush();
     return file_->Fdatasync();
   }
+  void DropCache() override { file_->DropCache(); }
   Result<uint64_t> Size() override { return file_->Size(); }
   Status Truncate(uint64_t size) override { return file_->Truncate(size); }
 

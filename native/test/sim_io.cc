@@ -40,7 +40,7 @@ class SimFile final : public File {
   Status Pwrite(uint64_t offset, const void* buf, size_t len) override {
     io_.Count();
     io_.Step();
-    if (state_->torn_at_4k) io_.MaybeSlow();
+    io_.MaybeSlow();
     const auto* in = static_cast<const uint8_t*>(buf);
     while (len != 0) {
       const size_t within = offset % SimIo::kBlock;
@@ -78,6 +78,8 @@ class SimFile final : public File {
     pending.erase(pending.begin(), pending.begin() + static_cast<std::ptrdiff_t>(done));
     return Status::Ok();
   }
+
+  void DropCache() override {}
 
   Result<uint64_t> Size() override { return uint64_t{state_->cache.size()} * SimIo::kBlock; }
 

@@ -16,6 +16,8 @@ constexpr uint64_t kJournalBlocks = 24;
 constexpr uint64_t kRingBytes = 16384;
 // One crash state in this many steps.
 constexpr uint64_t kStepsPerCrash = 12;
+// A death after which the run goes on, about once in this many steps.
+constexpr uint64_t kStepsPerDeath = 1500;
 // Dependent writes alternate between this place on volumes 0 and 1; nobody else writes there.
 constexpr size_t kChainTrack = 2;
 constexpr uint32_t kChainSub = 15;
@@ -67,46 +69,103 @@ std::unique_ptr<SimIo> Simulation::FreshPool() {
   for (uint64_t at = 0; at < kPoolTracks * kSubsPerTrack; ++at)
     FL_CHECK(tracks->Pwrite((1 << 20) + at * kSubBytes, block, kSubBytes).ok());
   FL_CHECK(tracks->Fdatasync().ok());
-  return quiet.Crash(CrashKind::kKill, rng_, &fibers_);
+  return quiet.Crash(CrashKind::kKill, rng_, fibers_.get());
 }
 
+// Up to three lives of one machine: a death in the middle, and the next session goes on with what
+// was recovered.
 std::string Simulation::Run() {
+  fibers_ = std::make_unique<Fibers>(rng_);
   io_ = FreshPool();
-  fibers_.Spawn("start", [this] { Start(); });
-  const std::string deadlock = fibers_.Run([this] { return AfterStep(); });
-  if (!failure_.empty()) return failure_ + " (step " + std::to_string(steps_) + ")";
-  if (!deadlock.empty()) return deadlock;
+  crashes_left_ = static_cast<int>(rng_() % 3);
+  for (;;) {
+    crashed_ = false;
+    const std::string problem = RunSession();
+    if (!problem.empty()) return problem + " (step " + std::to_string(steps_) + ")";
+    if (!crashed_) break;
+    if (std::string wrong = AdoptRecoveredState(); !wrong.empty()) return wrong;
+  }
   return VerifyAfterCrash(*io_->Crash(CrashKind::kPowerLoss, rng_, nullptr), true, true);
+}
+
+std::string Simulation::RunSession() {
+  fibers_->Spawn("start", [this] { Start(); });
+  const std::string deadlock = fibers_->Run([this] { return AfterStep(); });
+  return failure_.empty() ? deadlock : failure_;
+}
+
+// The machine died for good: what a recovery finds becomes the one truth of the oracle.
+std::string Simulation::AdoptRecoveredState() {
+  const bool power_loss = rng_() % 2 == 0;
+  std::unique_ptr<SimIo> after =
+      io_->Crash(power_loss ? CrashKind::kPowerLoss : CrashKind::kKill, rng_, nullptr);
+  // As in a real death nobody cleans up: what the fibers held is gone with them.
+  handles_.clear();
+  store_.reset();
+  fibers_ = std::make_unique<Fibers>(rng_);
+  if (std::string problem = VerifyAfterCrash(*after, power_loss, false); !problem.empty())
+    return std::string(power_loss ? "power loss: " : "kill: ") + problem;
+  Result<std::unique_ptr<Store>> store = Store::Open(*after, Options());
+  if (!store.ok()) return "second recovery: " + store.status().message();
+  OpSlot* slot = store.value()->AcquireSlot();
+  for (SimVolume& volume : volumes_) {
+    for (size_t track = 0; track < volume.used.size(); ++track) {
+      for (uint32_t sub = 0; sub < kSubsPerTrack; ++sub) {
+        const uint64_t offset = volume.used[track] * kTrackBytes + sub * kSubBytes;
+        Value value;
+        std::string problem = ReadValue(*store.value(), *slot, volume.id, offset, &value);
+        if (!problem.empty()) return "second recovery: " + problem;
+        volume.locations[track][sub] = Location();
+        volume.locations[track][sub].versions = {Version{{value}, {value}}};
+      }
+    }
+  }
+  store.value()->ReleaseSlot(slot);
+  store.value().reset();
+  io_ = after->Crash(CrashKind::kKill, rng_, fibers_.get());
+  hosts_running_ = 0;
+  chain_ready_ = false;
+  group_begun_ms_ = 0;
+  last_group_ms_ = INT64_MAX;
+  return {};
+}
+
+void Simulation::CreateVolumes() {
+  for (const SimVolume& volume : volumes_) {
+    const Status status = store_->CreateVolume(volume.id, volume.tracks * kTrackBytes, "");
+    if (!status.ok() && status.code() != Code::kExists) return Fail("create: " + status.message());
+  }
 }
 
 void Simulation::Start() {
   Result<std::unique_ptr<Store>> store = Store::Open(*io_, Options());
   if (!store.ok()) return Fail("open: " + store.status().message());
   store_ = std::move(store.value());
-  for (const SimVolume& volume : volumes_) {
-    const Status status = store_->CreateVolume(volume.id, volume.tracks * kTrackBytes, "");
-    if (!status.ok()) return Fail("create: " + status.message());
-    handles_.push_back(store_->Attach(volume.id).value());
-  }
+  CreateVolumes();
+  for (const SimVolume& volume : volumes_) handles_.push_back(store_->Attach(volume.id).value());
 #ifdef FLASHLUN_MUTATIONS
   store_->impl().on_flip = [this](const PairSpec& pair) { OnFlip(pair); };
 #endif
   hot_ = rng_() % 2 == 0;
   const int hosts = 2 + static_cast<int>(rng_() % 4);
   hosts_running_ = hosts + 3;
-  for (int i = 0; i < hosts; ++i) fibers_.Spawn("host", [this] { HostFiber(24); });
-  fibers_.Spawn("flush", [this] { FlushFiber(6); });
-  fibers_.Spawn("establish", [this] { EstablishFiber(5); });
-  fibers_.Spawn("chain", [this] { ChainFiber(16); });
-  if (rng_() % 2 == 0) fibers_.Spawn("copy", [this] { CopyFiber(); });
-  if (rng_() % 2 == 0) fibers_.Spawn("checkpoint", [this] { CheckpointFiber(2); });
-  fibers_.Spawn("end", [this] { EndFiber(); });
+  for (int i = 0; i < hosts; ++i) fibers_->Spawn("host", [this] { HostFiber(24); });
+  fibers_->Spawn("flush", [this] { FlushFiber(6); });
+  fibers_->Spawn("establish", [this] { EstablishFiber(5); });
+  fibers_->Spawn("chain", [this] { ChainFiber(16); });
+  if (rng_() % 2 == 0) fibers_->Spawn("copy", [this] { CopyFiber(); });
+  if (rng_() % 2 == 0) fibers_->Spawn("checkpoint", [this] { CheckpointFiber(2); });
+  if (rng_() % 2 == 0) {
+    ++hosts_running_;
+    fibers_->Spawn("churn", [this] { ChurnFiber(4); });
+  }
+  fibers_->Spawn("end", [this] { EndFiber(); });
 }
 
 void Simulation::EndFiber() {
-  while (!Idle()) fibers_.Yield();
+  while (!Idle()) fibers_->Yield();
   // One more round of settling for the tasks that run on their own, then an orderly end.
-  for (int i = 0; i < 200; ++i) fibers_.Yield();
+  for (int i = 0; i < 200; ++i) fibers_->Yield();
   const Status status = store_->Close();
   if (!status.ok()) Fail("close: " + status.message());
 }
@@ -161,7 +220,7 @@ void Simulation::HostFiber(int operations) {
 
 void Simulation::DoWrite(OpSlot& slot) {
   std::vector<Span> spans;
-  if (!PickSpans(&spans)) return fibers_.Yield();
+  if (!PickSpans(&spans)) return fibers_->Yield();
   std::vector<uint8_t> data;
   for (const Span& span : spans) {
     for (uint32_t i = 0; i < span.count; ++i) {
@@ -182,7 +241,7 @@ void Simulation::DoWrite(OpSlot& slot) {
 
 void Simulation::DoZero(OpSlot& slot) {
   std::vector<Span> spans;
-  if (!PickSpans(&spans)) return fibers_.Yield();
+  if (!PickSpans(&spans)) return fibers_->Yield();
   uint64_t length = 0;
   for (const Span& span : spans) {
     for (uint32_t i = 0; i < span.count; ++i) At(span, i).Begin(0, true);
@@ -232,7 +291,7 @@ void Simulation::DoRead(OpSlot& slot) {
 
 void Simulation::FlushFiber(int operations) {
   for (int i = 0; i < operations && failure_.empty(); ++i) {
-    for (uint64_t pause = rng_() % 60; pause != 0; --pause) fibers_.Yield();
+    for (uint64_t pause = rng_() % 60; pause != 0; --pause) fibers_->Yield();
     DoFlush();
   }
   --hosts_running_;
@@ -254,7 +313,7 @@ void Simulation::DoFlush() {
 void Simulation::EstablishFiber(int operations) {
   OpSlot* slot = store_->AcquireSlot();
   for (int i = 0; i < operations && failure_.empty(); ++i) {
-    for (uint64_t pause = rng_() % 80; pause != 0; --pause) fibers_.Yield();
+    for (uint64_t pause = rng_() % 80; pause != 0; --pause) fibers_->Yield();
     DoEstablish();
     CheckChain(*slot);
     if (rng_() % 2 == 0) continue;
@@ -279,7 +338,7 @@ void Simulation::DoEstablish() {
     // The chain's volumes stay sources, so that nothing else writes their chain place.
     if (source == target || target == 0x1001) return;
   }
-  last_group_ms_ = pairs.size() == 2 ? io_->UnixMs() : INT64_MAX;
+  last_group_ms_ = pairs.size() == 2 && chain_ready_ ? io_->UnixMs() : INT64_MAX;
   // Without a background copy nobody ends one of the two while this is under way.
   if (pairs.size() == 2 && flags == kRelNoCopy) group_begun_ms_ = io_->UnixMs();
   std::vector<uint64_t> ids;
@@ -296,6 +355,7 @@ void Simulation::DoEstablish() {
 }
 
 void Simulation::OnFlip(const PairSpec& pair) {
+  if ((pair.target_id & 7u) >= volumes_.size()) return;  // the churned volume has no oracle
   SimVolume& source = volumes_[pair.source_id & 7];
   SimVolume& target = volumes_[pair.target_id & 7];
   for (size_t track = 0; track < source.used.size(); ++track)
@@ -349,23 +409,49 @@ std::string Simulation::VerifyGroups(Store& store, OpSlot& slot) {
 
 void Simulation::ChainFiber(int operations) {
   OpSlot* slot = store_->AcquireSlot();
-  std::vector<uint8_t> data(kSubBytes);
-  for (int i = 1; i <= operations && failure_.empty(); ++i) {
-    SimVolume& volume = volumes_[static_cast<size_t>(i % 2)];
-    const Value value = kChainBase + static_cast<Value>(i);
-    Location& location = volume.locations[kChainTrack][kChainSub];
-    location.Begin(value, false);
-    FillBlock(data.data(), value);
-    const uint64_t offset = volume.used[kChainTrack] * kTrackBytes + kChainSub * kSubBytes;
-    const Status status = Handle(volume).Write(*slot, offset, data.data(), data.size());
-    if (!status.ok()) {
-      location.Fail();  // out of space: the chain ends here
-      break;
-    }
-    location.Acknowledge();
-    for (uint64_t pause = rng_() % 8; pause != 0; --pause) fibers_.Yield();
+  for (int i = 0; i < operations && failure_.empty(); ++i) {
+    if (!ChainWrite(*slot)) break;
+    if (i == 1) chain_ready_ = true;
+    for (uint64_t pause = rng_() % 8; pause != 0; --pause) fibers_->Yield();
   }
   store_->ReleaseSlot(slot);
+  --hosts_running_;
+}
+
+// One write of the chain, on the other volume than the one before. False when the pool is full.
+bool Simulation::ChainWrite(OpSlot& slot) {
+  const Value sequence = ++last_chain_;
+  SimVolume& volume = volumes_[sequence % 2];
+  Location& location = volume.locations[kChainTrack][kChainSub];
+  location.Begin(kChainBase + sequence, false);
+  std::vector<uint8_t> data(kSubBytes);
+  FillBlock(data.data(), kChainBase + sequence);
+  const uint64_t offset = volume.used[kChainTrack] * kTrackBytes + kChainSub * kSubBytes;
+  const Status status = Handle(volume).Write(slot, offset, data.data(), data.size());
+  if (status.ok())
+    location.Acknowledge();
+  else
+    location.Fail();
+  return status.ok();
+}
+
+// Volumes come and go while others are copied: nothing of a dead one may stay in the map.
+void Simulation::ChurnFiber(int operations) {
+  constexpr uint16_t kId = 0x1004;
+  for (int i = 0; i < operations && failure_.empty(); ++i) {
+    for (const RelationshipInfo& relation : store_->ListRelationships())
+      if (relation.target_id == kId) (void)store_->Withdraw(relation.id);
+    Status status = store_->DeleteVolume(kId);
+    if (!status.ok() && status.code() != Code::kNotFound && status.code() != Code::kBusy)
+      return Fail("delete: " + status.message());
+    status = store_->CreateVolume(kId, 600 * kTrackBytes, "churn");
+    if (!status.ok() && status.code() != Code::kExists) return Fail("create: " + status.message());
+    std::vector<uint64_t> ids;
+    const PairSpec pair{0x1000, kId, 0};
+    status = store_->Establish({&pair, 1}, &ids);
+    if (!status.ok() && status.code() != Code::kBusy) return Fail("churn: " + status.message());
+    for (uint64_t pause = rng_() % 60; pause != 0; --pause) fibers_->Yield();
+  }
   --hosts_running_;
 }
 
@@ -379,13 +465,13 @@ void Simulation::CopyFiber() {
           result.status().code() != Code::kNoSpace)
         return Fail("copy: " + result.status().message());
     }
-    for (uint64_t pause = 1 + rng_() % 20; pause != 0; --pause) fibers_.Yield();
+    for (uint64_t pause = 1 + rng_() % 20; pause != 0; --pause) fibers_->Yield();
   }
 }
 
 void Simulation::CheckpointFiber(int operations) {
   for (int i = 0; i < operations; ++i) {
-    for (uint64_t pause = rng_() % 200; pause != 0; --pause) fibers_.Yield();
+    for (uint64_t pause = rng_() % 200; pause != 0; --pause) fibers_->Yield();
     if (!Idle()) store_->impl().RequestCheckpoint();
   }
 }
@@ -394,6 +480,11 @@ bool Simulation::AfterStep() {
   ++steps_;
   if (!failure_.empty()) return false;
   if (store_ == nullptr || handles_.size() != volumes_.size()) return true;
+  if (crashes_left_ > 0 && rng_() % kStepsPerDeath == 0) {
+    --crashes_left_;
+    crashed_ = true;
+    return false;
+  }
   if (rng_() % kStepsPerCrash != 0) return true;
   if (std::string problem = CheckCrash(); !problem.empty()) Fail(problem);
   return failure_.empty();
@@ -437,7 +528,7 @@ std::string Simulation::VerifyAfterCrash(SimIo& io, bool power_loss, bool closed
   if (problem.empty() && group_begun_ms_ != 0) {
     int64_t of_group = 0;
     for (const RelationshipInfo& relation : store.ListRelationships())
-      of_group += relation.t0_unix_ms > group_begun_ms_;
+      of_group += relation.t0_unix_ms > group_begun_ms_ && relation.target_id <= 0x1003;
     if (of_group == 1) problem = "half of a group was established";
   }
   store.ReleaseSlot(slot);

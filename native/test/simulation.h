@@ -32,13 +32,17 @@ class Simulation {
   };
 
   std::unique_ptr<SimIo> FreshPool();
+  std::string RunSession();
+  std::string AdoptRecoveredState();
   void Start();
+  void CreateVolumes();
   void HostFiber(int operations);
   void FlushFiber(int operations);
   void EstablishFiber(int operations);
   void CopyFiber();
   void CheckpointFiber(int operations);
   void ChainFiber(int operations);
+  void ChurnFiber(int operations);
   void EndFiber();
 
   void DoWrite(OpSlot& slot);
@@ -66,10 +70,11 @@ class Simulation {
   bool IsChain(const SimVolume& volume, size_t track, uint32_t sub) const;
   StoreOptions Options() const;
   Volume& Handle(const SimVolume& volume);
+  bool ChainWrite(OpSlot& slot);
   bool Idle() const { return hosts_running_ == 0; }
 
   Rng rng_;
-  Fibers fibers_{rng_};
+  std::unique_ptr<Fibers> fibers_;
   std::unique_ptr<SimIo> io_;
   std::unique_ptr<Store> store_;
   std::vector<SimVolume> volumes_;
@@ -79,6 +84,10 @@ class Simulation {
   int hosts_running_ = 0;
   int64_t last_group_ms_ = 0;   // just before T0 of the last establish, if that was a group
   int64_t group_begun_ms_ = 0;  // while a group without background copy is being established
+  Value last_chain_ = 0;
+  bool chain_ready_ = false;  // both of its places hold values of this session
+  int crashes_left_ = 0;      // machine deaths after which this run goes on
+  bool crashed_ = false;
   uint64_t crash_states_ = 0;
   uint64_t steps_ = 0;
   std::string failure_;

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "core/store.h"
-#include "core/thread_io.h"
+#include "test/held_io.h"
 
 namespace flashlun {
 
@@ -35,7 +35,7 @@ class PoolFixture {
   PoolFixture& operator=(const PoolFixture&) = delete;
 
   Status TryOpen() {
-    Result<std::unique_ptr<Store>> result = Store::Open(*io_, options_);
+    Result<std::unique_ptr<Store>> result = Store::Open(io_, options_);
     if (!result.ok()) return result.TakeStatus();
     store_ = std::move(result.value());
     slot_ = store_->AcquireSlot();
@@ -105,13 +105,23 @@ class PoolFixture {
     REQUIRE(file.good());
   }
 
+  // What a SIGKILL at this moment leaves, as the pool of another fixture: same boot, page cache and
+  // kill ring intact.
+  void CopyPoolTo(PoolFixture& other) const {
+    std::filesystem::copy(options_.dir, other.options_.dir,
+                          std::filesystem::copy_options::recursive);
+    const std::string dir = other.options_.dir;
+    other.options_ = options_;
+    other.options_.dir = dir;
+  }
+  HeldIo& io() { return io_; }
   Store& store() { return *store_; }
   OpSlot& slot() { return *slot_; }
   StoreOptions& options() { return options_; }
 
  private:
   std::string root_;
-  std::unique_ptr<Io> io_ = MakeThreadIo();
+  HeldIo io_;
   StoreOptions options_;
   std::unique_ptr<Store> store_;
   OpSlot* slot_ = nullptr;

@@ -203,6 +203,64 @@ TEST_CASE_FIXTURE(PoolFixture, "one pool, one opener") {
   CHECK(status.message().find("another flashlun server") != std::string::npos);
 }
 
+TEST_CASE_FIXTURE(PoolFixture, "killed with a full journal, and again right after the recovery") {
+  options().journal_blocks = 16;
+  options().kill_ring_bytes = 16384;
+  options().autocommit_ms = 600000;
+  Open();
+  Volume a = Create(kA, 512);
+  io().Hold();
+  // Each flush is one journal group of one block; the checkpoint that would make room is held.
+  uint64_t track = 0;
+  while (store().Info().commits < 15) {
+    Fill(a, track++ * kTrackBytes, 512, 'j');
+    REQUIRE(store().Flush().ok());
+  }
+  // More records than the last two blocks take, but not enough to throttle.
+  for (int i = 0; i < 140; ++i) Fill(a, track++ * kTrackBytes, 512, 'r');
+  PoolFixture killed;
+  CopyPoolTo(killed);
+  io().Release();
+  killed.Open();
+  PoolFixture again;
+  killed.CopyPoolTo(again);
+  again.Open();
+  for (PoolFixture* pool : {&killed, &again}) {
+    Volume copy = pool->store().Attach(kA).value();
+    for (uint64_t i = 0; i < track; ++i)
+      CHECK(pool->Holds(copy, i * kTrackBytes, 512, i < track - 140 ? 'j' : 'r'));
+  }
+}
+
+TEST_CASE_FIXTURE(PoolFixture,
+                  "a volume that dies under its background copy leaves nothing in the map") {
+  Open();
+  Create(kA, 64);
+  for (int round = 0; round < 20; ++round) {
+    {
+      Volume a = store().Attach(kA).value();
+      Create(kB, 64);
+      Fill(a, 0, 32 * kTrackBytes, static_cast<char>('a' + round));
+    }
+    const uint64_t id = Establish(kA, kB, 0);
+    std::thread copier([&] {
+      uint64_t next = 0;
+      for (;;) {
+        Result<CopyBatchResult> batch = store().CopyBatch(id, next, 4);
+        if (!batch.ok() || batch.value().done) return;
+        next = batch.value().next_track;
+      }
+    });
+    (void)store().Withdraw(id);  // kNotFound: the copy was faster
+    CHECK(store().DeleteVolume(kB).ok());
+    copier.join();
+  }
+  PoolFixture killed;
+  CopyPoolTo(killed);
+  killed.Open();
+  CHECK(killed.store().ListVolumes().size() == 1);
+}
+
 TEST_CASE("a crash while the pool is made leaves a directory that opens as a new pool") {
   StoreOptions options;
   options.dir = "pool";

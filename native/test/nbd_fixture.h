@@ -25,9 +25,9 @@
 
 #include "core/io.h"
 #include "core/store.h"
-#include "core/thread_io.h"
 #include "nbd/protocol.h"
 #include "nbd/server.h"
+#include "test/forwarding_io.h"
 
 namespace flashlun::nbd {
 
@@ -54,60 +54,32 @@ struct Gates {
   }
 };
 
-class GatedFile final : public File {
+class GatedFile final : public ForwardingFile {
  public:
   GatedFile(std::unique_ptr<File> file, Gates& gates)
-      : File(file->path()), file_(std::move(file)), gates_(gates) {}
-  Status Pread(uint64_t offset, void* buf, size_t len) override {
-    return file_->Pread(offset, buf, len);
-  }
+      : ForwardingFile(std::move(file)), gates_(gates) {}
   Status PreadNoWait(uint64_t offset, void* buf, size_t len) override {
     if (gates_.cold) return Status(Code::kWouldBlock);
-    return file_->PreadNoWait(offset, buf, len);
-  }
-  Status Pwrite(uint64_t offset, const void* buf, size_t len) override {
-    return file_->Pwrite(offset, buf, len);
+    return ForwardingFile::PreadNoWait(offset, buf, len);
   }
   Status Fdatasync() override {
     gates_.PassFlush();
-    return file_->Fdatasync();
+    return ForwardingFile::Fdatasync();
   }
-  void DropCache() override { file_->DropCache(); }
-  Result<uint64_t> Size() override { return file_->Size(); }
-  Status Truncate(uint64_t size) override { return file_->Truncate(size); }
 
  private:
-  const std::unique_ptr<File> file_;
   Gates& gates_;
 };
 
-class GatedIo final : public Io {
+class GatedIo final : public ForwardingIo {
  public:
-  explicit GatedIo(Gates& gates) : io_(MakeThreadIo()), gates_(gates) {}
-  Status MakeDir(const std::string& path) override { return io_->MakeDir(path); }
-  bool Exists(const std::string& path) override { return io_->Exists(path); }
-  Result<std::unique_ptr<File>> OpenFile(const std::string& path, bool create) override {
-    Result<std::unique_ptr<File>> file = io_->OpenFile(path, create);
-    if (!file.ok()) return file;
-    return std::unique_ptr<File>(new GatedFile(std::move(file.value()), gates_));
-  }
-  Status Rename(const std::string& from, const std::string& to) override {
-    return io_->Rename(from, to);
-  }
-  Status SyncDir(const std::string& path) override { return io_->SyncDir(path); }
-  Result<std::shared_ptr<void>> Lock(const std::string& path) override { return io_->Lock(path); }
-  Result<std::unique_ptr<SharedMemory>> MapShared(const std::string& path, size_t size) override {
-    return io_->MapShared(path, size);
-  }
-  std::string BootId() override { return io_->BootId(); }
-  std::string NewUuid() override { return io_->NewUuid(); }
-  int64_t UnixMs() override { return io_->UnixMs(); }
-  std::unique_ptr<Task> Spawn(const char* name, std::function<void()> body) override {
-    return io_->Spawn(name, std::move(body));
-  }
+  explicit GatedIo(Gates& gates) : gates_(gates) {}
 
  private:
-  const std::unique_ptr<Io> io_;
+  std::unique_ptr<File> Wrap(std::unique_ptr<File> file) override {
+    return std::make_unique<GatedFile>(std::move(file), gates_);
+  }
+
   Gates& gates_;
 };
 

@@ -13,6 +13,7 @@ import path from 'node:path';
 import Type, { type Static } from 'typebox';
 import Value from 'typebox/value';
 import { parse as parseYaml } from 'yaml';
+import { fileReason } from './base/command-line.js';
 import { FlashlunError } from './base/errors.js';
 import { isEssSerial } from './base/ids.js';
 import { LIMITS } from './base/limits.js';
@@ -121,7 +122,7 @@ export function resolveConfig(
 ): Config {
   const merged = {
     ...DEFAULTS,
-    ...(fileText === undefined ? {} : fromFile(fileText)),
+    ...(fileText === undefined ? {} : fromFile(fileText, fileName(flags, env) ?? '')),
     ...fromEnvironment(env),
     ...fromFlags(flags),
   };
@@ -143,14 +144,21 @@ export function readConfigFile(
   flags: ServeOptions,
   env: Readonly<Record<string, string | undefined>>,
 ): string | undefined {
-  const name = flags.config ?? env['FLASHLUN_CONFIG'];
+  const name = fileName(flags, env);
   if (name === undefined) return undefined;
   try {
     return readFileSync(name, 'utf8');
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new FlashlunError('CONFIG_INVALID', `cannot read the configuration file: ${reason}`);
+    const reason = `${fileReason(error)}. Check --config (FLASHLUN_CONFIG)`;
+    throw new FlashlunError('CONFIG_INVALID', `cannot read ${name}: ${reason}.`, { cause: error });
   }
+}
+
+function fileName(
+  flags: ServeOptions,
+  env: Readonly<Record<string, string | undefined>>,
+): string | undefined {
+  return flags.config ?? env['FLASHLUN_CONFIG'];
 }
 
 /** What `--print-config` shows: a YAML file that gives this configuration again. */
@@ -220,43 +228,33 @@ function fromEnvironment(env: Readonly<Record<string, string | undefined>>): Raw
   return values;
 }
 
-function fromFile(text: string): RawValues {
+function fromFile(text: string, file: string): RawValues {
+  const refuse = (reason: string): never => {
+    throw new FlashlunError('CONFIG_INVALID', `configuration file ${file} refused: ${reason}.`);
+  };
   let document: unknown;
   try {
     document = parseYaml(text);
   } catch (error) {
     const reason = error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error);
-    throw new FlashlunError('CONFIG_INVALID', `the configuration file is not YAML: ${reason}`);
+    return refuse(`it is not YAML: ${reason.replace(/[.:]$/, '')}`);
   }
   if (document === null || document === undefined) return {};
   if (typeof document !== 'object' || Array.isArray(document)) {
-    throw new FlashlunError(
-      'CONFIG_INVALID',
-      'the configuration file must hold "key: value" lines',
-    );
+    return refuse('it must hold "key: value" lines');
   }
   const values: RawValues = {};
   for (const [key, value] of Object.entries(document)) {
-    if (!isKey(key)) {
-      throw new FlashlunError(
-        'CONFIG_INVALID',
-        `unknown key '${key}' in the configuration file. Known ones: ${KEYS.join(', ')}`,
-      );
-    }
-    values[key] = fileValue(key, value);
+    if (!isKey(key)) return refuse(`unknown key '${key}'. Known ones: ${KEYS.join(', ')}`);
+    const isSwitch = BOOLEANS.has(key);
+    // YAML reads `8452` and `13698` as numbers; we mean text, except where it is a switch.
+    if (isSwitch && typeof value === 'boolean') values[key] = value;
+    else if (isSwitch) return refuse(`${key}: use true or false`);
+    else if (typeof value === 'string') values[key] = value;
+    else if (typeof value === 'number') values[key] = String(value);
+    else return refuse(`${key}: it must be one text or number`);
   }
   return values;
-}
-
-/** YAML reads `8452` and `13698` as numbers; we mean text, except where the setting is a switch. */
-function fileValue(key: Key, value: unknown): string | boolean {
-  if (BOOLEANS.has(key)) {
-    if (typeof value === 'boolean') return value;
-    throw invalid(key, 'use true or false');
-  }
-  if (typeof value === 'string') return value;
-  if (typeof value === 'number') return String(value);
-  throw invalid(key, 'it must be one text or number');
 }
 
 function checked(raw: Raw): Config {
@@ -334,7 +332,8 @@ function checkCapacity(value: string | undefined): number | undefined {
   try {
     bytes = parseSize(value);
   } catch (error) {
-    throw invalid('pool-capacity', error instanceof Error ? error.message : String(error));
+    const reason = error instanceof Error ? error.message : String(error);
+    throw invalid('pool-capacity', reason.replace(/\.$/, ''));
   }
   if (bytes < LIMITS.minPoolCapacityBytes) {
     throw invalid('pool-capacity', `use at least ${LIMITS.minPoolCapacityBytes / MIB}M`);

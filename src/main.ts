@@ -8,6 +8,7 @@
 import { readFileSync } from 'node:fs';
 import path from 'node:path';
 import { stringify as stringifyYaml } from 'yaml';
+import { LIMITS } from './base/limits.js';
 import { createLogger, type Logger } from './base/log.js';
 import { formatSize } from './base/units.js';
 import {
@@ -44,6 +45,15 @@ export async function serve(options: ServeOptions): Promise<void> {
   // On a terminal the summary is what people want to see; the log joins in when something is wrong.
   const level = config.logLevel ?? (process.stderr.isTTY ? 'warn' : 'info');
   const log = createLogger({ level });
+  surviveLostSummary(log);
+  try {
+    await run(config, log);
+  } finally {
+    endWithoutReaders();
+  }
+}
+
+async function run(config: Config, log: Logger): Promise<void> {
   const stopSignal = firstSignal();
   const version = packageVersion();
   const server = await FlashlunServer.start({
@@ -59,6 +69,20 @@ export async function serve(options: ServeOptions): Promise<void> {
   tellSystemd('STOPPING=1', log);
   await server.stop();
   log.info('stopped');
+}
+
+/** A summary that nobody reads, or on a full disk: the volumes are served anyway. */
+function surviveLostSummary(log: Logger): void {
+  // In place of what the commands do, whose output is their purpose.
+  process.stdout.removeAllListeners('error');
+  process.stdout.on('error', (error) => {
+    log.warn({ err: error }, 'the summary could not be written to stdout');
+  });
+}
+
+/** Output that waits for a reader who never comes would keep this process alive for ever. */
+function endWithoutReaders(): void {
+  setTimeout(() => process.exit(), LIMITS.outputFlushMs).unref();
 }
 
 /** Resolves at the first stop signal; from then on the next one ends the process. */

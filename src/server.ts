@@ -7,7 +7,7 @@
  * undoes what it did, and logs nothing at info: its error is the one line people shall see.
  */
 
-import { chmodSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { Auth } from './api/auth.js';
 import { createApiServer } from './api/server.js';
@@ -25,9 +25,14 @@ import { TaskService } from './copyservices/tasks.js';
 import { openEngine } from './engine/index.js';
 import type { Engine } from './engine/types.js';
 import {
+  checkAdminPassword,
+  checkCapacity,
   chooseEssSerial,
+  decideDemo,
   ensureAdmin,
   ESS_SERIAL_SETTING,
+  makeDataDir,
+  openDemoDecision,
   writeFileAtomically,
 } from './first-start.js';
 import { CounterRepository, SettingRepository } from './metadata/counters.js';
@@ -86,7 +91,7 @@ export class FlashlunServer {
    * Starts everything. When it rejects, nothing of it runs any more.
    *
    * @throws FlashlunError DATA_DIR_LOCKED, POOL_DAMAGED, METADATA_UNUSABLE, ADDRESS_IN_USE,
-   *   ADDRESS_UNUSABLE, CONFIG_INVALID, IO_ERROR
+   *   ADDRESS_UNUSABLE, CONFIG_INVALID, NO_SPACE, IO_ERROR
    */
   static async start(options: ServerOptions): Promise<FlashlunServer> {
     const server = new FlashlunServer(options);
@@ -135,17 +140,23 @@ export class FlashlunServer {
   }
 
   async #start(): Promise<void> {
+    const { adminPassword, config } = this.#options;
+    checkAdminPassword(adminPassword);
     makeDataDir(this.#dataDir);
+    // The engine gives the file its name when the pool is complete.
+    const isNewPool = !existsSync(this.#file('pool/meta'));
     const engine = await this.#openEngine();
+    if (!isNewPool) checkCapacity(config.poolCapacityBytes, engine.info().capacityTracks);
     const db = await this.#openDatabase();
     const settings = new SettingRepository(db);
-    const essSerial = chooseEssSerial(settings, this.#options.config.essSerial);
+    const essSerial = chooseEssSerial(settings, config.essSerial, engine.volumes().length > 0);
+    if (isNewPool) openDemoDecision(settings);
     const services = this.#createServices(engine, db, essSerial);
     this.#services = services;
     await this.#startHttp(engine, services);
     await this.#startNbd(engine, services.array);
     settings.keepFirst(ESS_SERIAL_SETTING, essSerial);
-    await this.#firstStart(services);
+    await this.#firstStart(services, settings);
     services.backgroundCopy.resume();
     this.#publish();
     this.#obstacle = undefined;
@@ -154,10 +165,13 @@ export class FlashlunServer {
     this.#log.info({ ...facts, ...this.#addresses }, 'ready');
   }
 
-  async #firstStart({ auth, array }: Services): Promise<void> {
+  async #firstStart({ auth, array }: Services, settings: SettingRepository): Promise<void> {
     const { config, adminPassword } = this.#options;
     this.newPassword = await ensureAdmin(auth, this.#dataDir, adminPassword);
-    if (config.demo && (await createDemoArray(array))) this.#log.info('demo array created');
+    const demo = async (): Promise<void> => {
+      if (await createDemoArray(array)) this.#log.info('demo array created');
+    };
+    await decideDemo(settings, config.demo ? demo : undefined);
   }
 
   async #openEngine(): Promise<Engine> {
@@ -305,18 +319,4 @@ function reachable(address: HostPort): HostPort {
   if (address.host === '0.0.0.0') return { ...address, host: '127.0.0.1' };
   if (address.host === '::') return { ...address, host: '::1' };
   return address;
-}
-
-/** Mode 0700 when we make it; the mode of a directory that was there is its owner's affair. */
-function makeDataDir(dataDir: string): void {
-  try {
-    if (mkdirSync(dataDir, { recursive: true, mode: 0o700 }) !== undefined) {
-      chmodSync(dataDir, 0o700);
-    }
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new FlashlunError('IO_ERROR', `cannot make the data directory ${dataDir}: ${reason}.`, {
-      cause: error,
-    });
-  }
 }

@@ -1,9 +1,11 @@
 #include "nbd/channel.h"
 
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -11,8 +13,7 @@
 #include <cerrno>
 #include <cstring>
 #include <system_error>
-
-#include "nbd/limits.h"
+#include <thread>
 
 namespace flashlun::nbd {
 namespace {
@@ -24,16 +25,23 @@ void SetOption(int fd, int level, int name, int value) {
   (void)::setsockopt(fd, level, name, &value, sizeof value);
 }
 
-void TuneSocket(int fd) {
+bool IsTcp(int fd) {
   int domain = 0;
   socklen_t length = sizeof domain;
-  if (::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0) return;
-  if (domain == AF_UNIX) {
+  if (::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0) return false;
+  return domain == AF_INET || domain == AF_INET6;
+}
+
+void TuneSocket(int fd, bool tcp) {
+  if (!tcp) {
     // A whole batch of replies fits, so that its one send does not have to wait for the client
     // halfway.
     SetOption(fd, SOL_SOCKET, SO_SNDBUF, static_cast<int>(kSendBytes));
     return;
   }
+  // Not TCP_USER_TIMEOUT: since Linux 5.11 it also ends a client that lives and answers window
+  // probes but has not read for so long, such as a paused machine. A peer that died with replies
+  // on the way goes when the kernel gives up sending them again (tcp_retries2, 15 minutes).
   SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
   SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
   SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, kKeepAliveIdleSeconds);
@@ -51,6 +59,7 @@ std::unique_ptr<uint8_t[]> MakeBuffer(size_t bytes) {
 Channel::Channel(int fd, std::vector<uint8_t> leftover)
     : fd_(fd),
       wake_fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
+      tcp_(IsTcp(fd)),
       receive_(MakeBuffer(kReceiveBytes)),
       send_(MakeBuffer(kSendBytes)),
       leftover_(std::move(leftover)) {
@@ -59,7 +68,7 @@ Channel::Channel(int fd, std::vector<uint8_t> leftover)
     ::close(fd_);
     throw std::system_error(error_number, std::generic_category(), "eventfd");
   }
-  TuneSocket(fd_);
+  TuneSocket(fd_, tcp_);
 }
 
 Channel::~Channel() {
@@ -70,6 +79,39 @@ Channel::~Channel() {
 Channel::Event Channel::Receive(bool wakeable) {
   if (TakeLeftover()) return Event::kData;
   MakeRoom();
+  // With requests in flight a completion may come first, and only the eventfd tells of it.
+  if (Event event; !wakeable && Spin(&event)) return event;
+  const Clock::time_point begin = Clock::now();
+  const Event event = ReceiveBlocking(wakeable);
+  // A sleep this short cost more than it saved: the client answers within a moment.
+  if (Clock::now() - begin < kSpinTime * 2) spin_credit_ = std::max(spin_credit_, kSpinCredit);
+  return event;
+}
+
+// Going to sleep costs a wake-up, which in a virtual machine is as long as ten requests: for a
+// client with one request in flight it is most of the latency (measured at queue depth 1: 24,500
+// requests/s without, 38,300 with). So a connection whose recent sleeps were short looks for bytes
+// for a moment first. Looking in vain uses up its credit, so an idle connection sleeps; no more
+// connections look than there are processors.
+bool Channel::Spin(Event* event) {
+  if (spin_credit_ == 0) return false;
+  static const int most = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  static std::atomic<int> spinning{0};
+  if (spinning.fetch_add(1, std::memory_order_relaxed) >= most) {
+    spinning.fetch_sub(1, std::memory_order_relaxed);
+    return false;
+  }
+  bool would_block = true;
+  const Clock::time_point end = Clock::now() + kSpinTime;
+  do {
+    *event = ReceiveNow(MSG_DONTWAIT, &would_block);
+  } while (would_block && Clock::now() < end);
+  spinning.fetch_sub(1, std::memory_order_relaxed);
+  spin_credit_ = would_block ? spin_credit_ - 1 : std::min(spin_credit_ + 1, kSpinCreditMost);
+  return !would_block;
+}
+
+Channel::Event Channel::ReceiveBlocking(bool wakeable) {
   bool would_block = false;
   if (!wakeable) return ReceiveNow(0, &would_block);  // Stop ends it by shutdown
   for (;;) {
@@ -199,6 +241,58 @@ void Channel::Break(const char* operation, int error_number) {
   broken_ = true;
   send_end_ = 0;
   error_ = std::string(operation) + ": " + std::strerror(error_number);
+}
+
+bool Channel::PeerGone() {
+  if (broken_) return true;
+  pollfd peer = {fd_, 0, 0};  // POLLHUP and POLLERR are always told
+  if (::poll(&peer, 1, 0) > 0 && (peer.revents & (POLLHUP | POLLERR)) != 0) {
+    Break("poll", ECONNRESET);
+  }
+  return broken_;
+}
+
+void Channel::Linger() {
+  if (broken_ || fd_ < 0) return;
+  const Clock::time_point deadline = Clock::now() + kLingerTime;
+  // After Stop's SHUT_RD a FIN of ours would make TCP answer any further byte with a reset, and the
+  // client's end cannot be seen. So the FIN waits until the replies have arrived.
+  if (!stopping()) ::shutdown(fd_, SHUT_WR);
+  size_t left = kLingerBytes;
+  while (left > 0 && Clock::now() < deadline) {
+    if (DropInput(&left)) return;
+    if (stopping()) {
+      if (AllAcknowledged()) return;
+      ::poll(nullptr, 0, 1);
+      continue;
+    }
+    const auto wait = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
+    pollfd fds[2] = {{fd_, POLLIN, 0}, {wake_fd_, POLLIN, 0}};
+    ::poll(fds, 2, static_cast<int>(std::max<int64_t>(wait.count(), 0)));
+    if (fds[1].revents != 0) ClearWake();
+  }
+}
+
+// Drops what has been received. True when nothing more can come.
+bool Channel::DropInput(size_t* left) {
+  while (*left > 0) {
+    const ssize_t got = ::recv(fd_, receive_.get(), std::min(*left, kReceiveBytes), MSG_DONTWAIT);
+    if (got > 0) {
+      *left -= static_cast<size_t>(got);
+    } else if (got == 0) {
+      return !stopping();  // after SHUT_RD it only means that nothing is there now
+    } else if (errno != EINTR) {
+      return errno != EAGAIN;
+    }
+  }
+  return false;
+}
+
+// Whether the client's system has all that was sent.
+bool Channel::AllAcknowledged() const {
+  int unsent = 0;
+  // A unix socket hands over within send.
+  return !tcp_ || ::ioctl(fd_, SIOCOUTQ, &unsent) != 0 || unsent == 0;
 }
 
 void Channel::Close() {

@@ -19,6 +19,8 @@
 #include <string>
 #include <vector>
 
+#include "nbd/limits.h"
+
 namespace flashlun::nbd {
 
 class Channel {
@@ -52,10 +54,19 @@ class Channel {
   bool Flush();
   size_t unsent() const { return send_end_; }
 
+  // Whether the client is gone for good, without waiting. One that has only ended its sending side
+  // still reads its replies, so nothing but a hang-up of both sides or a reset counts. What it says
+  // stays: the channel is broken then.
+  bool PeerGone();
+  bool broken() const { return broken_; }
   bool stopping() const { return stopping_.load(std::memory_order_relaxed); }
   const std::string& error() const { return error_; }
   uint64_t bytes_in() const { return bytes_in_; }
   uint64_t bytes_out() const { return bytes_out_; }
+  // Reads what the client still sends, into nothing, for a short time, so that Close does not make
+  // TCP reset the connection: a reset may take back replies that have been sent. For ends that the
+  // client does not expect.
+  void Linger();
   // Sends FIN and closes the socket; Stop becomes a no-op.
   void Close();
 
@@ -68,14 +79,19 @@ class Channel {
   bool TakeLeftover();
   void MakeRoom();
   Event ReceiveNow(int flags, bool* would_block);
+  Event ReceiveBlocking(bool wakeable);
+  bool Spin(Event* event);
   void ClearWake();
   bool WaitWritable();
+  bool DropInput(size_t* left);
+  bool AllAcknowledged() const;
   bool SendAll(const uint8_t* bytes, size_t count);
   void Break(const char* operation, int error_number);
 
   // Constant after construction. fd_ changes once, in Close, under close_mutex_.
   int fd_;
   int wake_fd_;
+  const bool tcp_;
   const std::unique_ptr<uint8_t[]> receive_;
   const std::unique_ptr<uint8_t[]> send_;
 
@@ -85,6 +101,7 @@ class Channel {
   size_t begin_ = 0;
   size_t end_ = 0;
   size_t send_end_ = 0;
+  int spin_credit_ = kSpinCredit;
   bool broken_ = false;
   std::string error_;
   uint64_t bytes_in_ = 0;

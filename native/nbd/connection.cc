@@ -31,8 +31,10 @@ CloseReport Connection::Run() {
   while (ReceiveMore() && ServeBuffered()) continue;
   while (in_flight_.count() > 0) AwaitCompletion();
   channel_.Flush();
+  volume_ = Volume();  // lingering must not keep it attached
+  const CloseReason reason = report_.reason;
+  if (reason == CloseReason::kProtocol || reason == CloseReason::kStopped) channel_.Linger();
   channel_.Close();
-  volume_ = Volume();
   report_.bytes_in = channel_.bytes_in();
   report_.bytes_out = channel_.bytes_out();
   return report_;
@@ -70,6 +72,7 @@ bool Connection::ReceiveMore() {
 // Executes every complete request that is buffered. False when the connection ends.
 bool Connection::ServeBuffered() {
   while (channel_.available() >= kRequestBytes) {
+    if (!MayGoOn()) return false;
     Request request;
     if (!DecodeRequest(channel_.data(), &request)) {
       return End(CloseReason::kProtocol, "bad request magic");
@@ -78,6 +81,14 @@ bool Connection::ServeBuffered() {
     report_.requests++;
     if (!Serve(request)) return false;
   }
+  return true;
+}
+
+// Before each request: thousands fit into the buffer, each of which can take seconds. Those not
+// begun need no answer.
+bool Connection::MayGoOn() {
+  if (channel_.broken()) return End(CloseReason::kIo, channel_.error());
+  if (channel_.stopping()) return End(CloseReason::kStopped, "");
   return true;
 }
 
@@ -146,6 +157,7 @@ size_t Connection::PutReadHeader(uint8_t* to, const Request& request, uint32_t p
 bool Connection::ReadCached(const Request& request, uint32_t* position) {
   const size_t header = ReadHeaderBytes(structured_);
   do {
+    if (channel_.broken()) return true;  // nobody hears the answer
     const uint32_t bytes = PieceBytes(request, *position);
     uint8_t* to = channel_.Reserve(header + bytes);
     const Status status =
@@ -166,6 +178,7 @@ bool Connection::ReadCached(const Request& request, uint32_t* position) {
 void Connection::ReadSlowly(const Request& request, uint32_t position) {
   const uint32_t bytes = PieceBytes(request, position);
   const size_t header = ReadHeaderBytes(structured_);
+  if (channel_.broken()) return;  // nobody hears the answer
   // A later piece can be one track longer than the first, which an unaligned start makes shorter.
   const uint32_t left = request.length - position;
   const size_t capacity =
@@ -194,6 +207,10 @@ void Connection::AnswerPiece(Pending* pending) {
   PutReadHeader(pending->buffer.get(), request, pending->position, pending->piece_bytes);
   channel_.Append(pending->buffer.get(), pending->header_bytes + pending->piece_bytes);
   uint32_t position = pending->position + pending->piece_bytes;
+  if (position < request.length && channel_.stopping()) {
+    Answer(request, Status(Code::kClosed, "the server is stopping"));
+    position = request.length;
+  }
   if (position == request.length || ReadCached(request, &position)) {
     in_flight_.Release(pending);
     return;
@@ -252,7 +269,20 @@ Status Connection::RunRange(const Request& request) {
     if (!status.ok()) return status;
     offset += piece;
     left -= piece;
+    unchecked_bytes_ += piece;
+    // Also across requests: many of one piece each are as long as one of many pieces.
+    if (left > 0 || unchecked_bytes_ >= kRangePieceBytes) status = GoOnWithRange();
+    if (left > 0 && !status.ok()) return status;
   }
+  return Status::Ok();
+}
+
+// Between the pieces of a long range: replies that wait leave, and a client that is gone, or a
+// stop, ends it. A TCP client that has closed is seen by the reset that answers a reply, no sooner.
+Status Connection::GoOnWithRange() {
+  unchecked_bytes_ = 0;
+  if (channel_.stopping()) return Status(Code::kClosed, "the server is stopping");
+  if (!channel_.Flush() || channel_.PeerGone()) return Status(Code::kClosed, "the client is gone");
   return Status::Ok();
 }
 

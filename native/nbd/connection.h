@@ -52,12 +52,13 @@ class Connection {
   // Serves until the client leaves, breaks the protocol, or Stop. Every request that was begun is
   // finished before it returns; the socket is closed and the volume detached. Call once.
   CloseReport Run();
-  // Any thread: ends the connection soon. Requests already received are answered when the client
-  // reads.
+  // Any thread: ends the connection soon. Requests that were begun are answered when the client
+  // reads, a long TRIM or WRITE_ZEROES with ESHUTDOWN; those not begun are not answered.
   void Stop() { channel_.Stop(); }
 
  private:
   bool ServeBuffered();
+  bool MayGoOn();
   bool Serve(const Request& request);
   bool Refuse(const Request& request, const Verdict& verdict);
   bool ReceiveMore();
@@ -74,6 +75,7 @@ class Connection {
   bool DrainPayload(uint64_t bytes);
   void ServeRange(const Request& request);
   Status RunRange(const Request& request);
+  Status GoOnWithRange();
   void AnswerDurably(const Request& request, const Status& status);
   void StartFlush(const Request& request);
 
@@ -91,6 +93,7 @@ class Connection {
   const bool structured_;
   Channel channel_;
   InFlight in_flight_;
+  uint64_t unchecked_bytes_ = 0;  // of ranges, since the client was last looked at
   CloseReport report_;
 };
 

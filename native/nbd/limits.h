@@ -51,8 +51,20 @@ inline constexpr size_t kMaxLeftoverBytes = 1u << 20;
 inline constexpr size_t kMaxConnections = kMaxOpSlots - 64;
 static_assert(kSlowReadThreads < 64);
 
+// How long a connection looks for bytes before it sleeps: about what the sleep and its wake-up
+// cost.
+inline constexpr std::chrono::microseconds kSpinTime{30};
+// Times that it may look in vain until it only sleeps: after a short sleep, and after a busy while.
+inline constexpr int kSpinCredit = 4;
+inline constexpr int kSpinCreditMost = 16;
+
 // How long a stopping connection waits for a client that does not read its last replies.
 inline constexpr std::chrono::milliseconds kStopGrace{2000};
+
+// What a client still sends when we end the connection is read into nothing for so long, and so
+// much: a client that sees our end stops within a round trip.
+inline constexpr std::chrono::milliseconds kLingerTime{500};
+inline constexpr size_t kLingerBytes = size_t{kMaxDrainBytes};
 
 // TCP keep-alive: a peer that vanished without a word is noticed after 60 + 6 * 10 seconds, and its
 // volume freed.

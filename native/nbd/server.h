@@ -34,8 +34,10 @@ class Server {
   // Ends one connection soon; its OnClosed follows. Unknown ids are ignored: it has ended by
   // itself.
   void Stop(uint64_t id);
-  // Ends all and returns when the last OnClosed has run. Blocks at most kStopGrace plus the
-  // requests in flight.
+  // Ends all and returns when the last OnClosed has run. Blocks at most kStopGrace for clients that
+  // do not read, kLingerTime for those that go on sending, and what the volume needs for the piece
+  // each connection is at (kRangePieceBytes, or one READ) and for its flushes and reads in flight.
+  // Requests that are not begun and the rest of long ones are not waited for.
   void StopAll();
 
  private:

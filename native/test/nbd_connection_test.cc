@@ -370,5 +370,77 @@ TEST_CASE("stop ends an idle connection and one with a flush in flight, which is
   CHECK(fixture.Ended().reason == CloseReason::kStopped);
 }
 
+// So much work that nobody waits for it: the fixture's deadline is shorter.
+constexpr uint64_t kLongRequests = 300;
+std::vector<uint8_t> LongRequests(uint16_t type, uint32_t length = uint32_t{kSize}) {
+  std::vector<uint8_t> requests;
+  const uint16_t flags = type == kWriteZeroes ? uint16_t{kNoHole} : uint16_t{0};
+  for (uint64_t i = 0; i < kLongRequests; i++)
+    requests = requests + Wire(flags, type, i, 0, length);
+  return requests;
+}
+
+TEST_CASE("requests of a client that is gone are not executed") {
+  Fixture fixture;
+  for (const bool tcp : {false, true}) {
+    for (const auto& [type, length] : {std::pair<uint16_t, uint32_t>{kWriteZeroes, kSize},
+                                       {kWriteZeroes, 32 * kMiB},
+                                       {kRead, 32 * kMiB}}) {
+      CAPTURE(tcp);
+      CAPTURE(type);
+      CAPTURE(length);
+      const auto client = fixture.Connect({type == kRead, false, {}, tcp});
+      client->Send(LongRequests(type, length));
+      client->Close();
+      const CloseReport report = fixture.Ended();
+      CHECK(report.reason == CloseReason::kIo);
+      CHECK(report.requests < 10);
+    }
+  }
+}
+
+TEST_CASE("stop cuts a long request short and begins no other") {
+  Fixture fixture;
+  for (const bool tcp : {false, true}) {
+    const auto client = fixture.Connect({true, false, {}, tcp});
+    client->Send(Wire(0, kRead, 7, 0, 0) + LongRequests(kWriteZeroes));
+    CHECK(client->ReceiveChunk().cookie == 7);  // leaves after the first piece of a long one
+    fixture.server->StopAll();
+    CHECK(ReceiveError(*client, true, 0) == kWireShutdown);
+    CHECK(client->AtEnd());
+    const CloseReport report = fixture.Ended();
+    CHECK(report.reason == CloseReason::kStopped);
+    CHECK(report.requests == 2);
+  }
+}
+
+TEST_CASE("a client that has ended its sending side gets all its replies") {
+  Fixture fixture;
+  for (const bool tcp : {false, true}) {
+    const auto client = fixture.Connect({false, false, {}, tcp});
+    for (uint64_t i = 0; i < 3; i++) {
+      client->Send(Wire(0, kWriteZeroes, i, 0, uint32_t{kSize}) + Wire(0, kTrim, i, 0, kSize));
+    }
+    client->ShutdownWrites();
+    for (uint64_t i = 0; i < 6; i++) CHECK(client->ReceiveSimple().cookie == i / 2);
+    CHECK(client->AtEnd());
+    CHECK(fixture.Ended().reason == CloseReason::kEof);
+  }
+}
+
+TEST_CASE("input that is not read does not turn our end into a reset") {
+  Fixture fixture;
+  for (const bool tcp : {false, true}) {
+    CAPTURE(tcp);
+    const auto client = fixture.Connect({false, false, {}, tcp});
+    std::vector<uint8_t> junk(kMiB, 0xee);
+    client->Send(Wire(0, kRead, 1, 0, 4096) + junk);
+    CHECK(client->ReceiveSimple().cookie == 1);
+    CHECK(client->Receive(4096).size() == 4096);
+    CHECK(client->AtEnd());
+    CHECK(fixture.Ended().reason == CloseReason::kProtocol);
+  }
+}
+
 }  // namespace
 }  // namespace flashlun::nbd

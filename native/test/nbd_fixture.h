@@ -6,6 +6,7 @@
 #pragma once
 
 #include <doctest/doctest.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -181,6 +182,7 @@ struct Options {
   bool structured = false;
   bool read_only = false;
   std::vector<uint8_t> leftover = {};
+  bool tcp = false;  // instead of a unix socket
 };
 
 class Fixture {
@@ -206,7 +208,11 @@ class Fixture {
   // A connected client; its connection's end is told by Ended.
   std::unique_ptr<Client> Connect(Options options = {}) {
     int fds[2];
-    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    if (options.tcp) {
+      TcpPair(fds);
+    } else {
+      REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
+    }
     Result<Volume> volume = store->Attach(kVolumeId);
     REQUIRE(volume.ok());
     ConnectionOptions connection;
@@ -241,6 +247,23 @@ class Fixture {
   uint64_t last_id = 0;
 
  private:
+  // What socketpair is for unix sockets.
+  static void TcpPair(int* fds) {
+    const int listener = ::socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t length = sizeof address;
+    auto* plain = reinterpret_cast<sockaddr*>(&address);
+    REQUIRE(::bind(listener, plain, length) == 0);
+    REQUIRE(::listen(listener, 1) == 0);
+    REQUIRE(::getsockname(listener, plain, &length) == 0);
+    fds[0] = ::socket(AF_INET, SOCK_STREAM, 0);
+    REQUIRE(::connect(fds[0], plain, length) == 0);
+    fds[1] = ::accept(listener, nullptr, nullptr);
+    REQUIRE(fds[1] >= 0);
+    ::close(listener);
+  }
   static std::string MakeDirectory() {
     std::string pattern = (std::filesystem::temp_directory_path() / "flashlun-nbd-XXXXXX").string();
     REQUIRE(::mkdtemp(pattern.data()) != nullptr);

@@ -4,6 +4,8 @@
  * Errors of every origin leave as `{code, message, details}` with the status of the ERRORS table.
  */
 
+import { STATUS_CODES } from 'node:http';
+import type { Socket } from 'node:net';
 import swagger from '@fastify/swagger';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import {
@@ -44,6 +46,12 @@ export async function createApp(version: string, log: Logger): Promise<App> {
     logger: false,
     bodyLimit: LIMITS.httpBodyBytes,
     requestTimeout: LIMITS.httpRequestMs,
+    keepAliveTimeout: LIMITS.httpKeepAliveMs,
+    http: {
+      headersTimeout: LIMITS.httpHeadersMs,
+      connectionsCheckingInterval: LIMITS.httpCheckMs,
+    },
+    clientErrorHandler: answerUnreadable,
     routerOptions: { maxParamLength: 512 },
     frameworkErrors: (error, request, reply) => {
       void sendError(request, reply, error, log);
@@ -93,6 +101,32 @@ function answerErrors(app: App, log: Logger): void {
     );
     void sendError(request, reply, error, log);
   });
+}
+
+/** What Node refuses before there is a request: not HTTP, headers too large or too late. */
+function answerUnreadable(error: Error & { code?: string }, socket: Socket): void {
+  // With bytes still to be sent this would land in the middle of another answer.
+  if (error.code === 'ECONNRESET' || !socket.writable || socket.writableLength > 0) {
+    socket.destroy();
+    return;
+  }
+  const [status, reason] = unreadable(error.code);
+  const message = `request refused: ${reason}.`;
+  const body = JSON.stringify({ code: 'INVALID_ARGUMENT', message });
+  // Whoever does not take the answer must not keep the connection.
+  socket.setTimeout(LIMITS.httpCheckMs, () => socket.destroy());
+  socket.end(
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nconnection: close\r\n` +
+      'content-type: application/json; charset=utf-8\r\n' +
+      `content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+    () => socket.destroy(),
+  );
+}
+
+function unreadable(code: string | undefined): [status: number, reason: string] {
+  if (code === 'HPE_HEADER_OVERFLOW') return [431, 'its headers are too large'];
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') return [408, 'it did not arrive in time'];
+  return [400, 'it is not HTTP'];
 }
 
 function sendError(

@@ -2,13 +2,17 @@
  * Users, log-in and sessions.
  *
  * A session is a random token of 256 bits; the database holds its SHA-256, so a stolen database
- * logs nobody in. Guessing is slowed by counting failures per user and address, and the work
+ * logs nobody in. Guessing is slowed by counting failures per user and address: above the limit,
+ * log-ins are tried one after the other with a pause before each. They are not refused, as long as
+ * few wait, so that a script with an old password does not lock out whoever has the right one. The
+ * pause comes before the password is looked at, so waiting tells nothing about it. The work
  * one log-in costs (scrypt: 128 MiB, 300 ms) is bounded in number. A password that was right is
  * remembered as a keyed hash until the process ends, because command lines log in for every
  * command.
  */
 
 import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
 import { FlashlunError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import {
@@ -39,6 +43,8 @@ export interface AuthOptions {
   readonly sessions: SessionRepository;
   /** Milliseconds since 1970; tests set the time. */
   readonly now?: () => number;
+  /** How log-ins wait for their turn; tests do not. */
+  readonly sleep?: (milliseconds: number) => Promise<unknown>;
   /** Of new password hashes. */
   readonly cost?: ScryptCost;
 }
@@ -50,6 +56,7 @@ export class Auth {
   readonly #sessions: SessionRepository;
   readonly #now: () => number;
   readonly #cost: ScryptCost;
+  readonly #sleep: (milliseconds: number) => Promise<unknown>;
   readonly #userFailures: FailureCounter;
   readonly #addressFailures: FailureCounter;
   readonly #places = new Places(LIMITS.loginsInFlight, LIMITS.loginsWaiting);
@@ -65,6 +72,8 @@ export class Auth {
     this.#sessions = options.sessions;
     this.#now = options.now ?? Date.now;
     this.#cost = options.cost ?? DEFAULT_COST;
+    // A log-in that waits must not keep a stopping process.
+    this.#sleep = options.sleep ?? ((ms) => delay(ms, undefined, { ref: false }));
     this.#userFailures = new FailureCounter(LIMITS.loginFailuresPerMinute, this.#now);
     this.#addressFailures = new FailureCounter(LIMITS.loginFailuresPerAddress, this.#now);
   }
@@ -76,23 +85,27 @@ export class Auth {
    */
   async login(name: string, password: string, address: string): Promise<LoginResult> {
     const pair = `${address} ${name}`;
-    const blockedMs = [
-      this.#userFailures.blockedMs(pair),
-      this.#addressFailures.blockedMs(address),
-    ];
-    const waitMs = Math.max(...blockedMs);
-    if (waitMs > 0) throw throttled(waitMs);
-    const user = this.#users.get(name);
-    if (!(await this.#matches(user, password)) || user === undefined) {
-      this.#userFailures.add(pair);
-      this.#addressFailures.add(address);
-      throw new FlashlunError(
-        'UNAUTHENTICATED',
-        'wrong user or password. On the server itself the first password is in ' +
-          'DATA/admin-password, and "flashlun --data DIR" uses it.',
-      );
+    // Counted before anything is awaited: attempts that come at the same time must all be seen.
+    const waitMs = [this.#userFailures.begin(pair), this.#addressFailures.begin(address)];
+    let isWrong = false;
+    try {
+      await this.#awaitTurn(waitMs);
+      const user = this.#users.get(name);
+      isWrong = !(await this.#matches(user, password)) || user === undefined;
+      if (isWrong || user === undefined) throw wrongCredentials();
+      return this.#open(user);
+    } finally {
+      if (!isWrong) {
+        this.#userFailures.takeBack(pair);
+        this.#addressFailures.takeBack(address);
+      }
     }
-    return this.#open(user);
+  }
+
+  async #awaitTurn(waitMs: readonly number[]): Promise<void> {
+    const longestMs = Math.max(...waitMs);
+    if (longestMs > LIMITS.loginWaitMs) throw throttled();
+    if (longestMs > 0) await this.#sleep(longestMs);
   }
 
   /** The principal of an Authorization header. @throws FlashlunError UNAUTHENTICATED */
@@ -174,8 +187,16 @@ function hashOf(token: string): Buffer {
   return createHash('sha256').update(token).digest();
 }
 
-function throttled(waitMs: number): FlashlunError {
-  const seconds = Math.ceil(waitMs / 1000);
+function wrongCredentials(): FlashlunError {
+  return new FlashlunError(
+    'UNAUTHENTICATED',
+    'wrong user or password. On the server itself the first password is in ' +
+      'DATA/admin-password, and "flashlun --data DIR" uses it.',
+  );
+}
+
+function throttled(): FlashlunError {
+  const seconds = LIMITS.loginSpacingMs / 1000;
   return new FlashlunError('RATE_LIMITED', `too many failed log-ins. Try again in ${seconds} s.`, {
     details: { retryAfterSeconds: seconds },
   });

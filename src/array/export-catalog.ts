@@ -14,6 +14,8 @@ export interface ExportTarget extends ExportEntry {
 export interface ExportCatalog {
   /** One entry per volume, by serial; its other names lead to it but are not listed. */
   list(): ExportEntry[];
+  /** Serial of one volume, for a message; undefined when there is none. Costs nothing. */
+  example(): string | undefined;
   /** By serial, volume id or name; undefined when there is no such volume. '' is no volume. */
   resolve(name: string): ExportTarget | undefined;
 }

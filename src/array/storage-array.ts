@@ -17,10 +17,12 @@ import {
   volumeIdOfSerial,
 } from '../base/ids.js';
 import { LIMITS } from '../base/limits.js';
+import { shorten } from '../base/shorten.js';
 import { formatSize } from '../base/units.js';
 import { type Engine, TRACK_BYTES, type VolumeState } from '../engine/types.js';
 import type { ChangeQueue } from './change-queue.js';
 import type { ExportCatalog, ExportEntry, ExportTarget } from './export-catalog.js';
+import { VolumeIndex } from './volume-index.js';
 import { describeRelationship } from './words.js';
 
 /** A volume as the API shows it. Counters are since the server started. */
@@ -71,11 +73,18 @@ export class StorageArray implements ExportCatalog {
   readonly essSerial: string;
   readonly #engine: ArrayEngine;
   readonly #changes: ChangeQueue;
+  /**
+   * Volumes are looked up for every pair and every NBD client, and the engine lists them only all
+   * at once: thousands of objects a time, on the thread that everything else waits for.
+   */
+  readonly #index = new VolumeIndex();
 
+  /** The volumes of `engine` from now on change through this array only. */
   constructor(engine: ArrayEngine, essSerial: string, changes: ChangeQueue) {
     this.#engine = engine;
     this.essSerial = essSerial;
     this.#changes = changes;
+    for (const { id, name } of engine.volumes()) this.#index.add(id, name);
   }
 
   /** The machine as esscli and CSM write it: `2105.13698`. */
@@ -117,8 +126,8 @@ export class StorageArray implements ExportCatalog {
   /** By id, serial or name; undefined when there is none. */
   find(ref: string): VolumeState | undefined {
     const id = tryParseVolumeId(ref) ?? volumeIdOfSerial(ref, this.essSerial);
-    if (id !== undefined) return this.#engine.volume(id);
-    return ref === '' ? undefined : this.#engine.volumes().find((each) => each.name === ref);
+    const found = id ?? this.#index.idOf(ref);
+    return found === undefined ? undefined : this.#engine.volume(found);
   }
 
   /**
@@ -139,6 +148,7 @@ export class StorageArray implements ExportCatalog {
       } catch (error) {
         throw fromNative(error, `create volume ${formatVolumeId(id)}`);
       }
+      this.#index.add(id, name);
       return this.get(formatVolumeId(id));
     });
   }
@@ -154,6 +164,7 @@ export class StorageArray implements ExportCatalog {
       } catch (error) {
         throw fromNative(error, `delete volume ${id}`);
       }
+      this.#index.remove(state.id, state.name);
     });
   }
 
@@ -162,6 +173,11 @@ export class StorageArray implements ExportCatalog {
       name: serialOf(state.id, this.essSerial),
       description: this.#describe(state),
     }));
+  }
+
+  example(): string | undefined {
+    const id = this.#index.anyId();
+    return id === undefined ? undefined : serialOf(id, this.essSerial);
   }
 
   resolve(name: string): ExportTarget | undefined {
@@ -215,10 +231,9 @@ export class StorageArray implements ExportCatalog {
   }
 
   #nextFree(lss: number): number {
-    const taken = new Set(this.#engine.volumes().map((state) => state.id));
     for (let number = 0; number < LIMITS.volumesPerLss; number += 1) {
       const id = (lss << 8) | number;
-      if (!taken.has(id)) return id;
+      if (!this.#index.has(id)) return id;
     }
     throw new FlashlunError(
       'LSS_FULL',
@@ -242,12 +257,12 @@ export class StorageArray implements ExportCatalog {
     if ((tryParseVolumeId(name) ?? volumeIdOfSerial(name, this.essSerial)) !== undefined) {
       refuse('it reads as a volume id or serial, and volumes are found by all three.');
     }
-    const other = this.#engine.volumes().find((state) => state.name === name);
+    const other = this.#index.idOf(name);
     if (other !== undefined) {
       throw new FlashlunError(
         'ALREADY_EXISTS',
-        `name '${name}' refused: volume ${formatVolumeId(other.id)} has it. Choose another name.`,
-        { details: { volume: formatVolumeId(other.id) } },
+        `name '${name}' refused: volume ${formatVolumeId(other)} has it. Choose another name.`,
+        { details: { volume: formatVolumeId(other) } },
       );
     }
   }
@@ -316,10 +331,4 @@ function checkSize(sizeBytes: number): number {
     );
   }
   return Math.ceil(sizeBytes / TRACK_BYTES) * TRACK_BYTES;
-}
-
-/** What a user typed, for a message that must stay one readable line. */
-function shorten(text: string): string {
-  const printable = text.replaceAll(/[^\p{L}\p{N}\p{P}\p{S} ]/gu, '?');
-  return printable.length > 40 ? `${printable.slice(0, 37)}...` : printable;
 }

@@ -23,12 +23,20 @@ export function oneLine(text: string): string {
  * which may be in the middle of a list of withdrawals, or be the server.
  */
 export function ignoreClosedPipes(): void {
-  for (const stream of [process.stdout, process.stderr]) {
-    stream.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code !== 'EPIPE') throw error;
+  process.stderr.on('error', () => {
+    // There is no other place to say it.
+  });
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') return;
+    process.stderr.write(`cannot write the output: ${error.code ?? error.message}\n`);
+    process.once('exit', () => {
+      process.exitCode ||= LOST_OUTPUT_EXIT;
     });
-  }
+  });
 }
+
+/** What was asked for was done, but whoever asked did not get the answer. */
+const LOST_OUTPUT_EXIT = 4;
 
 /**
  * A password as given on a command line: `@FILE` is the content of a file without its final

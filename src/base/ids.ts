@@ -9,6 +9,7 @@
  */
 
 import { FlashlunError } from './errors.js';
+import { shorten } from './shorten.js';
 
 const FIRST_FB_LSS = 0x10;
 const LAST_FB_LSS = 0x1f;
@@ -37,7 +38,8 @@ export function parseVolumeId(text: string): number {
   if (id === undefined) {
     throw new FlashlunError(
       'INVALID_ARGUMENT',
-      `'${text}' is not a volume id. Ids are four hex digits, 1000 to 1FFF, for example 1203.`,
+      `'${shorten(text)}' is not a volume id. ` +
+        'Ids are four hex digits, 1000 to 1FFF, for example 1203.',
     );
   }
   return id;
@@ -58,7 +60,7 @@ export function parseLss(text: string): number {
   if (!/^1[0-9a-f]$/i.test(text)) {
     throw new FlashlunError(
       'LSS_INVALID',
-      `'${text}' is not an LSS for fixed-block volumes. Use two hex digits, 10 to 1F.`,
+      `'${shorten(text)}' is not an LSS for fixed-block volumes. Use two hex digits, 10 to 1F.`,
     );
   }
   return Number.parseInt(text, 16);
@@ -100,7 +102,7 @@ export function parsePair(text: string): VolumePair {
   if (sides.length !== 2 || !source || !target) {
     throw new FlashlunError(
       'INVALID_ARGUMENT',
-      `'${text}' is not a pair. Write source:target, for example 1203:1303.`,
+      `'${shorten(text)}' is not a pair. Write source:target, for example 1203:1303.`,
     );
   }
   return { source: normalRef(source), target: normalRef(target) };

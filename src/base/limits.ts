@@ -17,13 +17,18 @@ export const LIMITS = {
   nbdOptionDrainBytes: 1 * MIB,
   /** A client needs about five; libnbd's tests send some dozen. */
   nbdOptionsPerConnection: 128,
+  /** INFO and GO for exports that do not exist; a client with a wrong name asks once or twice. */
+  nbdUnknownNamesPerConnection: 16,
   /** Largest READ and WRITE, told in INFO_BLOCK_SIZE; native kMaxPayloadBytes enforces it. */
   nbdPayloadBytes: 32 * MIB,
   /** Answers to LIST on one connection: at least one of a full array (4096 volumes, 1.2 MB). */
   nbdListBytesPerConnection: 2 * MIB,
   /** A client that takes longer holds a socket for nothing. QEMU's server waits as long. */
   nbdHandshakeMs: 10_000,
-  /** Connections in negotiation at once, all listeners together. QEMU's server allows 100. */
+  /**
+   * Connections in negotiation at once, of each listener: what the network fills must not keep the
+   * unix socket's users out. QEMU's server allows 100.
+   */
   nbdHandshakes: 128,
   /** Bytes of a unix socket's path, without the NUL (sun_path of Linux). */
   unixPathBytes: 107,
@@ -61,12 +66,16 @@ export const LIMITS = {
   /** Live sessions; the oldest goes when one more logs in. */
   sessions: 1024,
   /**
-   * Failed logins of one user from one address within a minute before its logins are refused for
-   * the rest of it. Not of the user alone: then anybody could lock the administrator out.
+   * Failed logins of one user from one address within a minute before its further logins wait for
+   * the rest of it. Not of the user alone: then anybody could slow the administrator down.
    */
   loginFailuresPerMinute: 10,
   /** The same of one address, whatever the user: names may be guessed; many may share a gateway. */
   loginFailuresPerAddress: 100,
+  /** Then one is tried in so many ms: 30 guesses a minute, and the right password still gets in. */
+  loginSpacingMs: 2_000,
+  /** A login that would wait longer for its turn is refused; command lines wait 10 s or more. */
+  loginWaitMs: 8_000,
   /** scrypt takes about 300 ms and 128 MiB each; more at once would only queue. */
   loginsInFlight: 2,
   /** Logins waiting for one of those places; a person or script tries again. */
@@ -97,6 +106,16 @@ export const LIMITS = {
   /** Demo volumes are thin, so a pool this small works; below it nothing useful fits. */
   minPoolCapacityBytes: 64 * MIB,
 
+  /** Native kMaxPoolTracks of one track; a larger --pool-capacity means this. */
+  maxPoolBytes: 256 * TIB,
+
+  // The log ---------------------------------------------------------------------------------------
+
+  /** Log lines that wait for a slow reader of stderr; thousands, and what comes then is dropped. */
+  logQueueBytes: 1 * MIB,
+  /** How long an ending server waits for the readers of its output. */
+  outputFlushMs: 500,
+
   // HTTP ------------------------------------------------------------------------------------------
 
   /** 1024 pairs of an establish are about 40 KiB. */
@@ -104,7 +123,13 @@ export const LIMITS = {
   /** A registration string names a host's disks; 256 disks of 30 characters, with room. */
   registrationBytes: 64 * KIB,
   /** A request that is not complete by then is dropped, so slow senders cannot hold sockets. */
-  httpRequestMs: 30_000,
+  httpRequestMs: 10_000,
+  /** The same of its headers, and of a client that connects and says nothing. */
+  httpHeadersMs: 5_000,
+  /** An idle connection is kept so long for the next request. */
+  httpKeepAliveMs: 5_000,
+  /** How often Node looks for requests over these times; its default adds up to 30 s to them. */
+  httpCheckMs: 2_000,
   /** Each costs a socket and some KiB; people and scripts have a handful. */
   httpConnections: 256,
   /** How long a stopping server waits for HTTP requests in flight before it cuts them off. */

@@ -1,10 +1,11 @@
 /**
  * Logging: one pino logger a process, children for parts. Lines are JSON on stderr, so that stdout
- * stays free for what `flashlun serve` tells the person who started it. Written synchronously: the
- * last line before an exit is the one that matters, and nothing of the data path logs.
+ * stays free for what `flashlun serve` tells the person who started it. Nothing of the data path
+ * logs, and a log that cannot be written stops nothing (log-sink.ts).
  */
 
 import { type DestinationStream, type Logger, pino } from 'pino';
+import { stderrLog } from './log-sink.js';
 
 export type { Logger } from 'pino';
 
@@ -22,7 +23,7 @@ export interface LoggerOptions {
  * one.
  */
 export function createLogger(options: LoggerOptions = {}): Logger {
-  const stream = options.stream ?? pino.destination({ fd: 2, sync: true });
+  const stream = options.stream ?? stderrLog();
   const secrets = ['password', 'token', 'authorization'];
   return pino(
     {

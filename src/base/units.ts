@@ -4,6 +4,7 @@
  */
 
 import { FlashlunError } from './errors.js';
+import { shorten } from './shorten.js';
 
 export const KIB = 1024;
 export const MIB = 1024 * KIB;
@@ -34,14 +35,15 @@ export function parseSize(text: string): number {
   if (match?.[1] === undefined || !clear) {
     throw new FlashlunError(
       'INVALID_ARGUMENT',
-      `'${text}' is not a size. Write bytes or a number with K, M, G or T (powers of 1024).`,
+      `'${shorten(text)}' is not a size. ` +
+        `Write bytes or a number with K, M, G or T (powers of 1024).`,
     );
   }
   const bytes = Number(match[1]) * (UNIT_BYTES.get(unit) ?? 1);
   if (!Number.isSafeInteger(bytes)) {
     throw new FlashlunError(
       'INVALID_ARGUMENT',
-      `'${text}' is not usable as a size: it must be a whole number of bytes below 8 PiB.`,
+      `'${shorten(text)}' is not usable as a size: it must be a whole number of bytes below 8 PiB.`,
     );
   }
   return bytes;

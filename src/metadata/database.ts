@@ -87,11 +87,19 @@ async function backUp(db: MetadataDatabase, backup: string, log: Logger): Promis
 
 function describe(error: unknown, file: string): FlashlunError {
   if (error instanceof FlashlunError) return error;
+  if (error instanceof Database.SqliteError && error.code === 'SQLITE_FULL') {
+    return new FlashlunError(
+      'NO_SPACE',
+      `cannot write ${file}: no space is left. Free some space on its disk, then start again.`,
+      { cause: error },
+    );
+  }
   const reason = error instanceof Error ? error.message : String(error);
   return new FlashlunError(
     'METADATA_UNUSABLE',
     `the metadata database ${file} cannot be used: ${reason}. Nothing was changed. Put back a ` +
-      'backup, or move the file away to start without users and tasks (volumes are not in it).',
+      'backup, or move the file away to start without users and tasks: volumes are not in it, ' +
+      'but the ESS serial is, so give that with --ess-serial.',
     { cause: error },
   );
 }

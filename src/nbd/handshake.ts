@@ -73,6 +73,7 @@ export class Handshake {
   #optionBytes = 0;
   #optionCount = 0;
   #listedBytes = 0;
+  #unknownCount = 0;
   #fixedNewstyle = false;
   #noZeroes = false;
   #structuredReplies = false;
@@ -257,16 +258,27 @@ export class Handshake {
   }
 
   #onList(): void {
-    const entries = this.#catalog
-      .list()
-      .map((entry) => serverReply(this.#option, entry.name, entry.description));
-    this.#listedBytes += entries.reduce((sum, entry) => sum + entry.length, 0);
-    if (this.#listedBytes > LIMITS.nbdListBytesPerConnection) {
+    const entries = this.#listWithinBudget();
+    if (entries === undefined) {
       this.#refuse(REPLY.errTooBig, 'too much listed on one connection; connect again to list');
       return;
     }
     for (const entry of entries) this.#send(entry);
     this.#send(optionReply(this.#option, REPLY.ack));
+  }
+
+  /** Undefined when the budget is spent; then the array is not asked again: a list costs time. */
+  #listWithinBudget(): Uint8Array[] | undefined {
+    const most = LIMITS.nbdListBytesPerConnection;
+    if (this.#listedBytes > most) return undefined;
+    const entries: Uint8Array[] = [];
+    for (const { name, description } of this.#catalog.list()) {
+      const entry = serverReply(this.#option, name, description);
+      this.#listedBytes += entry.length;
+      if (this.#listedBytes > most) return undefined;
+      entries.push(entry);
+    }
+    return entries;
   }
 
   #onInfoOrGo(stored: Uint8Array | undefined): void {
@@ -282,12 +294,20 @@ export class Handshake {
     }
     const chosen = this.#catalog.resolve(parsed.value.name);
     if (chosen === undefined) {
-      this.#refuse(REPLY.errUnknown, this.#unknownExport(parsed.value.name));
+      this.#onUnknownExport(parsed.value.name);
       return;
     }
     this.#sendInfos(chosen, parsed.value);
     this.#send(optionReply(this.#option, REPLY.ack));
     if (this.#option === OPTION.go) this.#transmit(chosen);
+  }
+
+  #onUnknownExport(name: string): void {
+    this.#unknownCount += 1;
+    this.#refuse(REPLY.errUnknown, this.#unknownExport(name));
+    if (this.#unknownCount === LIMITS.nbdUnknownNamesPerConnection) {
+      this.#close('limit', `asked for ${this.#unknownCount} exports that do not exist`);
+    }
   }
 
   #sendInfos(chosen: ExportTarget, request: ExportRequest): void {
@@ -325,7 +345,7 @@ export class Handshake {
   }
 
   #unknownExport(name: string): string {
-    const example = this.#catalog.list()[0]?.name;
+    const example = this.#catalog.example();
     const what = name === '' ? 'there is no default export' : `there is no export ${quote(name)}`;
     if (example === undefined) return `${what}, this array has no volumes yet`;
     return `${what}. Ask for a volume's serial (as ${example}), id or name; LIST shows them`;

@@ -70,12 +70,12 @@ class NbdListeners implements NbdServer {
   readonly #options: NbdListenerOptions;
   readonly #log: Logger;
   readonly #registry = new ConnectionRegistry();
-  readonly #negotiating = new Set<Socket>();
+  readonly #negotiating = { tcp: new Set<Socket>(), unix: new Set<Socket>() };
   #tcp: Server | undefined;
   #unix: Server | undefined;
   #closing: Promise<void> | undefined;
-  /** One warning for each time the limit is reached, not one for each client turned away. */
-  #isFull = false;
+  /** One warning for each time a limit is reached, not one for each client turned away. */
+  readonly #isFull = { tcp: false, unix: false };
 
   constructor(options: NbdListenerOptions) {
     this.#options = options;
@@ -92,7 +92,7 @@ class NbdListeners implements NbdServer {
       this.#unix = await listenUnix(unixPath, (socket) => this.#onConnection(socket, 'unix'));
       this.#watch(this.#unix);
     }
-    this.#log.info(this.addresses(), 'NBD is listening');
+    this.#log.debug(this.addresses(), 'NBD is listening');
   }
 
   addresses(): { tcp?: TcpAddress; unix?: string } {
@@ -119,7 +119,8 @@ class NbdListeners implements NbdServer {
     // A listening server's close() never waits for sockets that were handed over, and resolves
     // once the negotiating ones are destroyed.
     const closed = [this.#tcp, this.#unix].map((server) => closeServer(server));
-    for (const socket of this.#negotiating) socket.destroy();
+    const { tcp, unix } = this.#negotiating;
+    for (const socket of [...tcp, ...unix]) socket.destroy();
     for (const connection of this.#registry.list()) this.#options.engine.disconnect(connection.id);
     await Promise.all(closed);
     if (await this.#registry.untilEmpty(LIMITS.nbdCloseMs)) return;
@@ -138,29 +139,32 @@ class NbdListeners implements NbdServer {
 
   #onConnection(socket: Socket, transport: Transport): void {
     const peer = peerOf(socket, transport);
-    if (this.#closing || !this.#hasRoom()) {
+    if (this.#closing || !this.#hasRoom(transport)) {
       socket.on('error', () => {
         // It was turned away; how it takes that is its own business.
       });
       socket.destroy();
       return;
     }
-    this.#negotiating.add(socket);
+    this.#negotiating[transport].add(socket);
     const deadlineMs = this.#options.handshakeMs ?? LIMITS.nbdHandshakeMs;
     negotiate({ socket, catalog: this.#options.catalog, deadlineMs }, (end) => {
-      this.#negotiating.delete(socket);
+      this.#negotiating[transport].delete(socket);
       if (end.kind === 'ready') this.#adopt(socket, transport, peer, end.outcome);
       else this.#logFailure(peer, end);
     });
   }
 
-  #hasRoom(): boolean {
+  #hasRoom(transport: Transport): boolean {
     const most = this.#options.handshakes ?? LIMITS.nbdHandshakes;
-    const isFull = this.#negotiating.size >= most;
-    if (isFull && !this.#isFull) {
-      this.#log.warn({ limit: most }, 'too many clients negotiate at once; turning others away');
+    const isFull = this.#negotiating[transport].size >= most;
+    if (isFull && !this.#isFull[transport]) {
+      this.#log.warn(
+        { transport, limit: most },
+        'too many clients negotiate at once; turning others away',
+      );
     }
-    this.#isFull = isFull;
+    this.#isFull[transport] = isFull;
     return !isFull;
   }
 

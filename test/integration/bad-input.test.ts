@@ -216,6 +216,38 @@ describe('data directory', () => {
       expectRefusal(await refusedStart(data), SERVER_ERROR, data);
     }));
 
+  test('settings that were fixed at the first start', () =>
+    scoped(async (scope) => {
+      const first = await startServer(scope, { args: ['--ess-serial', '22399'] });
+      const { data } = first;
+      await first.stop();
+      const args = ['--pool-capacity', '2G'];
+      expectRefusal(await refusedStart(data, { args }), USAGE, '--pool-capacity', 'first start');
+      await rm(join(data, 'flashlun.sqlite'));
+      expectRefusal(await refusedStart(data), USAGE, '--ess-serial', 'lost');
+      const again = await startServer(scope, { data, args: ['--ess-serial', '22399'] });
+      expect(await again.api.volume('1203')).toMatchObject({ serial: '20322399' });
+    }));
+
+  test('an empty administrator password, before anything is made', () =>
+    scoped(async (scope) => {
+      const data = join(await scope.tempDir(), 'data');
+      const env = { FLASHLUN_ADMIN_PASSWORD: '' };
+      expectRefusal(await refusedStart(data, { env }), USAGE, 'FLASHLUN_ADMIN_PASSWORD');
+      await expect(readdir(data)).rejects.toThrow('ENOENT');
+    }));
+
+  test('an array that was emptied stays empty', () =>
+    scoped(async (scope) => {
+      const first = await startServer(scope);
+      for (const id of ['1203', '1204', '1205', '1206', '1303', '1304']) {
+        await first.api.call('DELETE', `/v1/volumes/${id}`);
+      }
+      await first.stop();
+      const second = await startServer(scope, { data: first.data });
+      expect(await second.api.call('GET', '/v1/volumes')).toEqual({ volumes: [] });
+    }));
+
   test('the password file is only for its owner', () =>
     scoped(async (scope) => {
       const server = await startServer(scope);

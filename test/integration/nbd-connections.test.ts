@@ -18,6 +18,7 @@ const WAIT = { deadlineMs: 10_000 };
 /** Serves what the engine has, and one volume that it has not: one that was deleted just now. */
 const CATALOG: ExportCatalog = {
   list: () => [],
+  example: () => undefined,
   resolve: (name) => {
     const volumeId = Number.parseInt(name, 16);
     return { volumeId, name, description: '', sizeBytes: SIZE, readOnly: false };

@@ -13,14 +13,16 @@ const HERE = '127.0.0.1';
 
 async function makeAuth(db: MetadataDatabase) {
   const clock = { nowMs: 1_000_000 };
+  const slept: number[] = [];
   const auth = new Auth({
     users: new UserRepository(db),
     sessions: new SessionRepository(db, 10),
     now: () => clock.nowMs,
+    sleep: (ms) => Promise.resolve(slept.push(ms)),
     cost: CHEAP,
   });
   await auth.addUser('admin', 'right', 'admin');
-  return { auth, clock };
+  return { auth, clock, slept };
 }
 
 test('a session works until it is ended or expires', () =>
@@ -61,18 +63,40 @@ test.each([undefined, '', 'Bearer', 'Basic abc', `Bearer ${'x'.repeat(200)}`, 'B
 
 test('guessing is slowed, for that user and address only, and for a minute', () =>
   scoped(async (scope) => {
-    const { auth, clock } = await makeAuth(await openTestDatabase(scope));
+    const { auth, clock, slept } = await makeAuth(await openTestDatabase(scope));
     for (let attempt = 0; attempt < LIMITS.loginFailuresPerMinute; attempt += 1) {
       await expect(auth.login('admin', 'wrong', HERE)).rejects.toThrow(/wrong user/);
     }
-    const blocked = auth.login('admin', 'right', HERE);
-    await expect(blocked).rejects.toMatchObject({
-      code: 'RATE_LIMITED',
-      details: { retryAfterSeconds: 60 },
-    });
     await auth.login('admin', 'right', '10.0.0.9');
+    expect(slept).toEqual([]);
+    // The right password is not locked out by the wrong ones.
+    await auth.login('admin', 'right', HERE);
+    expect(slept).toEqual([LIMITS.loginSpacingMs]);
     clock.nowMs += 60_000;
     await auth.login('admin', 'right', HERE);
+    expect(slept).toHaveLength(1);
+  }));
+
+test('attempts at the same time are all counted, and few wait for their turn', () =>
+  scoped(async (scope) => {
+    const { auth, slept } = await makeAuth(await openTestDatabase(scope));
+    const attempts = Array.from({ length: 34 }, () => auth.login('admin', 'wrong', HERE));
+    const results = await Promise.allSettled(attempts);
+    const codes = results.map((it) => it.status === 'rejected' && it.reason.code);
+    const waiting = LIMITS.loginWaitMs / LIMITS.loginSpacingMs;
+    const tried = LIMITS.loginFailuresPerMinute + waiting;
+    expect(codes.filter((code) => code === 'UNAUTHENTICATED')).toHaveLength(tried);
+    expect(codes.filter((code) => code === 'RATE_LIMITED')).toHaveLength(34 - tried);
+    expect(slept).toEqual([1, 2, 3, 4].map((turn) => turn * LIMITS.loginSpacingMs));
+  }));
+
+test('right log-ins are not counted', () =>
+  scoped(async (scope) => {
+    const { auth, slept } = await makeAuth(await openTestDatabase(scope));
+    for (let attempt = 0; attempt < 3 * LIMITS.loginFailuresPerMinute; attempt += 1) {
+      await auth.login('admin', 'right', HERE);
+    }
+    expect(slept).toEqual([]);
   }));
 
 test('a new password ends the sessions of the old one', () =>
@@ -100,11 +124,11 @@ test('the database holds no token and no password', () =>
 
 test('failures are remembered for a bounded number of keys', () => {
   const counter = new FailureCounter(1, () => 0);
-  counter.add('first');
-  expect(counter.blockedMs('first')).toBe(60_000);
-  for (let key = 0; key < LIMITS.loginFailuresRemembered; key += 1) counter.add(`key ${key}`);
-  expect(counter.blockedMs('first')).toBe(0);
-  expect(counter.blockedMs('key 1')).toBe(60_000);
+  expect(counter.begin('first')).toBe(0);
+  expect(counter.begin('first')).toBe(LIMITS.loginSpacingMs);
+  for (let key = 0; key < LIMITS.loginFailuresRemembered; key += 1) counter.begin(`key ${key}`);
+  expect(counter.begin('key 1')).toBe(LIMITS.loginSpacingMs);
+  expect(counter.begin('first')).toBe(0);
 });
 
 test('places are passed on in order, and the queue before them has an end', async () => {

@@ -75,5 +75,5 @@ export async function openTestApi(scope: Scope) {
         ...(payload === undefined ? {} : { payload }),
       });
   };
-  return { ...services, state, send, logIn };
+  return { ...services, api, state, send, logIn };
 }

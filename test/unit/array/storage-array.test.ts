@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createDemoArray } from '../../../src/array/demo-array.js';
-import type { NewVolume, StorageArray } from '../../../src/array/storage-array.js';
+import { type NewVolume, StorageArray } from '../../../src/array/storage-array.js';
 import { Scope, scoped } from '../../helpers/cleanup.js';
 import { openTestArray } from './pool.js';
 
@@ -59,6 +59,36 @@ test('a volume is found by id, serial and name, in any case of the hex digits', 
     expect(array.list()).toEqual([
       { name: '2AB13698', description: "ESS 13698 volume 12AB 'Büro-1', 64.0 KiB" },
     ]);
+  }));
+
+test('a look-up does not list the volumes, and follows what is made and deleted', () =>
+  scoped(async (scope) => {
+    const { engine, changes } = await openTestArray(scope);
+    await engine.createVolume(0x1205, TRACK, 'old');
+    let listed = 0;
+    const counting = {
+      createVolume: engine.createVolume.bind(engine),
+      deleteVolume: engine.deleteVolume.bind(engine),
+      volume: engine.volume.bind(engine),
+      relationships: engine.relationships.bind(engine),
+      volumes: () => {
+        listed += 1;
+        return engine.volumes();
+      },
+    };
+    const array = new StorageArray(counting, '13698', changes);
+    await array.create({ id: '1203', sizeBytes: TRACK, name: 'new' });
+    expect([array.find('old')?.id, array.find('new')?.id]).toEqual([0x1205, 0x1203]);
+    expect(array.resolve('nosuch')).toBeUndefined();
+    expect(array.example()).toBe('20513698');
+    await array.delete('old');
+    expect(array.resolve('old')).toBeUndefined();
+    expect(array.example()).toBe('20313698');
+    await array.delete('new');
+    expect(array.example()).toBeUndefined();
+    await array.create({ lss: '12', sizeBytes: TRACK, name: 'old' });
+    expect(array.find('old')?.id).toBe(0x1200);
+    expect(listed).toBe(1);
   }));
 
 test('sizes are rounded up to whole tracks', () =>

@@ -128,3 +128,8 @@ describe('parsePair', () => {
     expect(() => parsePair(text)).toThrow(/is not a pair.*for example 1203:1303/);
   });
 });
+
+test('what was typed does not break the line of a message', () => {
+  expect(() => parseLss('12\n')).toThrow(/^'12\?' is not an LSS/);
+  expect(() => parseVolumeId('12\n03')).toThrow(/^'12\?03' is not a volume id/);
+});

@@ -84,6 +84,7 @@ test.each<[string, ServeOptions, RegExp]>([
   ['a rate in words', { copyRate: 'fast' }, /MB\/s.*or unlimited/],
   ['a negative rate', { copyRate: '-5' }, /MB\/s.*or unlimited/],
   ['a capacity in words', { poolCapacity: 'big' }, /is not a size/],
+  ['a capacity nobody has', { poolCapacity: '999999T' }, /8 PiB\.$/],
   ['a tiny capacity', { poolCapacity: '1M' }, /at least 64M/],
   ['a log level', { logLevel: 'loud' }, /use one of trace, debug/],
   ['an empty data directory', { data: '' }, /--data .*empty/],
@@ -100,10 +101,12 @@ test.each([
   ['camelCase', 'essSerial: "13698"', /unknown key 'essSerial'/],
   ['a list', '- a', /"key: value" lines/],
   ['no YAML', '{', /not YAML/],
-  ['a switch in words', 'no-demo: sometimes', /--no-demo .*true or false/],
-  ['a list as value', 'http: [a]', /--http .*one text or number/],
+  ['a switch in words', 'no-demo: sometimes', /no-demo: use true or false/],
+  ['a list as value', 'http: [a]', /http: it must be one text or number/],
 ])('a file with %s is refused', (_what, file, message) => {
-  expect(() => resolveConfig({}, {}, file)).toThrow(message);
+  const resolve = () => resolveConfig({ config: '/etc/x.yaml' }, {}, file);
+  expect(resolve).toThrow(message);
+  expect(resolve).toThrow(/^configuration file \/etc\/x.yaml refused: .*[^.]\.$/);
 });
 
 test('an empty file is fine', () => {

@@ -85,15 +85,20 @@ describe('volumes and relationships', () => {
   test('refusals carry the codes of the engine', () =>
     scoped(async (scope) => {
       const { engine } = await openWithVolume(scope);
-      const refusals: [string, Promise<unknown>][] = [
-        ['EXISTS', engine.createVolume(0x1203, MIB, '')],
-        ['INVALID', engine.createVolume(0x1204, 0, '')],
-        ['NOT_FOUND', engine.deleteVolume(0x1999)],
-        ['NOT_FOUND', engine.establish([{ sourceId: 0x1203, targetId: 0x1999, noCopy: true }])],
-        ['INVALID', engine.establish([{ sourceId: 0x1203, targetId: 0x1203, noCopy: true }])],
-        ['NOT_FOUND', engine.withdraw(12345)],
+      const refusals: [string, () => Promise<unknown>][] = [
+        ['EXISTS', () => engine.createVolume(0x1203, MIB, '')],
+        ['INVALID', () => engine.createVolume(0x1204, 0, '')],
+        ['NOT_FOUND', () => engine.deleteVolume(0x1999)],
+        [
+          'NOT_FOUND',
+          () => engine.establish([{ sourceId: 0x1203, targetId: 0x1999, noCopy: true }]),
+        ],
+        ['INVALID', () => engine.establish([{ sourceId: 0x1203, targetId: 0x1203, noCopy: true }])],
+        ['NOT_FOUND', () => engine.withdraw(12345)],
       ];
-      for (const [code, refusal] of refusals) await expect(refusal).rejects.toMatchObject({ code });
+      for (const [code, refusal] of refusals) {
+        await expect(refusal()).rejects.toMatchObject({ code });
+      }
       expect(engine.volume(0x1999)).toBeUndefined();
     }));
 

@@ -31,10 +31,15 @@ const NAMES = new Map([
 
 export const CATALOG: ExportCatalog = {
   list: () => [LUN_1203, LUN_1303],
+  example: () => LUN_1203.name,
   resolve: (name) => NAMES.get(name),
 };
 
-export const EMPTY_CATALOG: ExportCatalog = { list: () => [], resolve: () => undefined };
+export const EMPTY_CATALOG: ExportCatalog = {
+  list: () => [],
+  example: () => undefined,
+  resolve: () => undefined,
+};
 
 /** Every fixed-block volume an ESS can have, with descriptions of the length given. */
 export function fullCatalog(descriptionBytes: number): ExportCatalog {
@@ -42,5 +47,5 @@ export function fullCatalog(descriptionBytes: number): ExportCatalog {
     name: `${index.toString(16).toUpperCase().padStart(3, '0')}13698`,
     description: 'd'.repeat(descriptionBytes),
   }));
-  return { list: () => entries, resolve: () => undefined };
+  return { list: () => entries, example: () => entries[0]?.name, resolve: () => undefined };
 }

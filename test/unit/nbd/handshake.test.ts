@@ -14,7 +14,7 @@ import {
   u16,
   u32,
 } from '../../helpers/nbd-wire.js';
-import { EMPTY_CATALOG, fullCatalog } from './catalog.js';
+import { CATALOG, EMPTY_CATALOG, fullCatalog } from './catalog.js';
 import { type Driven, drive } from './drive.js';
 
 /** Replies to the options after fixed newstyle was agreed, as [option, type] pairs. */
@@ -323,6 +323,35 @@ describe('how much one client may ask', () => {
     expect(got[4096]).toEqual([OPT.list, REP.ack]);
     expect(got.at(-1)).toEqual([OPT.list, REP.tooBig]);
     expect(driven.said.length / 2).toBeLessThan(LIMITS.nbdListBytesPerConnection + 64 * 1024);
+  });
+});
+
+describe('what costs the array time is asked for seldom', () => {
+  test('unknown names never list it, and the last allowed one closes', () => {
+    const asked = { lists: 0 };
+    const list = () => {
+      asked.lists += 1;
+      return CATALOG.list();
+    };
+    const names = Array.from({ length: 100 }, () => go('nope'));
+    const driven = drive([clientFlags(), ...names], { ...CATALOG, list });
+    expect(answers(driven)).toHaveLength(LIMITS.nbdUnknownNamesPerConnection);
+    expect(driven.outcome).toMatchObject({ kind: 'close', cause: 'limit' });
+    expect(asked.lists).toBe(0);
+  });
+
+  test('it is not listed again once the budget is spent', () => {
+    const asked = { lists: 0 };
+    const full = fullCatalog(128);
+    const list = () => {
+      asked.lists += 1;
+      return full.list();
+    };
+    const lists = Array.from({ length: 100 }, () => option(OPT.list));
+    expect(answers(drive([clientFlags(), ...lists], { ...full, list })).at(-1)?.[1]).toBe(
+      REP.tooBig,
+    );
+    expect(asked.lists).toBeLessThanOrEqual(4);
   });
 });
 

@@ -171,7 +171,7 @@ describe('logging', () => {
       await refused.receiveUntilClosed();
       await logged(started, 'refused');
       const levels = started.lines.map((line) => (JSON.parse(line) as { level: string }).level);
-      expect(levels).toEqual(['info', 'debug', 'info']);
+      expect(levels).toEqual(['debug', 'debug', 'info']);
       expect(started.lines[2]).toContain("no export '1204'");
     }));
 
@@ -189,6 +189,7 @@ describe('logging', () => {
     scoped(async (scope) => {
       const catalog = {
         list: () => [],
+        example: () => undefined,
         resolve: (name: string) => {
           if (name === 'bad') throw new Error('the array is broken');
           return CATALOG.resolve(name);
@@ -210,7 +211,7 @@ describe('the limit on negotiations', () => {
     scoped(async (scope) => {
       const started = await start(scope, { handshakes: 2 });
       const first = await greeted(scope, started);
-      await greeted(scope, { path: started.unixPath });
+      await greeted(scope, started);
       for (let i = 0; i < 3; i += 1) {
         const third = await connect(scope, started);
         expect(await third.receiveUntilClosed()).toHaveLength(0);
@@ -230,6 +231,15 @@ describe('the limit on negotiations', () => {
         },
         { deadlineMs: 5000 },
       );
+    }));
+
+  test('is of each listener: silent TCP clients do not keep the unix socket from others', () =>
+    scoped(async (scope) => {
+      const started = await start(scope, { handshakes: 1 });
+      await greeted(scope, started);
+      const local = await greeted(scope, { path: started.unixPath });
+      local.send(clientFlags(), option(OPT.abort));
+      expect(decodeReplies(await local.receiveUntilClosed())).toHaveLength(1);
     }));
 });
 

@@ -156,7 +156,7 @@ class Map {
   uint64_t needed_bytes() const { return needed_bytes_; }
 
   // Called with a leaf that is about to change or die while its capture is pending
-  // (checkpoint_capture.h).
+  // (checkpoint.h).
   std::function<void(Leaf*)> before_change;
 
   Entry Decode(uint64_t raw) const;

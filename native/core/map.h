@@ -131,6 +131,11 @@ class Map {
   void DropTree(VolumeState& volume, uint64_t lsn);
   // Frees the memory of every tree and of all drops. The end of the map: nothing may be running.
   void Destroy(const std::vector<VolumeState*>& volumes);
+  // Whether the track is T0 content that was not copied yet. Under the state lock: an edit of the
+  // leaf moves the flag from the slot's bit to the entries.
+  bool Inherited(const VolumeState& volume, uint64_t track) const {
+    return FindEntry(volume, track).inherited || volume.LeafInherited(track / kLeafTracks);
+  }
   // First track >= `track` below the limit that may be inherited, or the limit. Skips whole leaves.
   uint64_t NextInherited(const VolumeState& volume, uint64_t track) const;
   // First track >= `track` that may be mapped, or the volume's end. Lock-free inside an epoch.

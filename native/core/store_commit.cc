@@ -211,18 +211,21 @@ Status StoreImpl::WriteCommit(RecordBatch& batch, JournalPosition* position) {
   return Status::Ok();
 }
 
-// Blocks between the oldest one that a recovery may need and the next one. The previous checkpoint
-// counts: it is what an open falls back to (trap T11).
+// Blocks since the current checkpoint: what an open replays.
 uint64_t StoreImpl::JournalUsed() const {
   return position_.next_seq - superblock_.current.replay.next_seq;
 }
 
+// Whether `blocks` more leave alone what a recovery may need. The previous checkpoint counts: it is
+// what an open falls back to (trap T11).
+bool StoreImpl::JournalHasRoom(uint64_t blocks) const {
+  const uint64_t kept = position_.next_seq - superblock_.previous.replay.next_seq;
+  return kept + blocks <= journal_->blocks();
+}
+
 Status StoreImpl::WaitForJournalRoom(uint64_t blocks) {
   auto lock = state_.Acquire();
-  const auto fits = [&] {
-    return position_.next_seq - superblock_.previous.replay.next_seq + blocks <= journal_->blocks();
-  };
-  while (!fits() && poisoned_.empty()) {
+  while (!JournalHasRoom(blocks) && poisoned_.empty()) {
     // Up to two checkpoints move both the current and the previous one forward.
     waiting_for_room_ = true;
     checkpoint_wanted_flag_ = true;

@@ -303,8 +303,8 @@ Result<CopyBatchResult> StoreImpl::CopyBatch(uint64_t relationship_id, uint64_t 
 }
 
 bool StoreImpl::Inherited(const VolumeState& volume, uint64_t track) {
-  auto lock = state_.Acquire();  // the flag may be moving from the leaf's bit to the entries
-  return map_->FindEntry(volume, track).inherited || volume.LeafInherited(track / kLeafTracks);
+  auto lock = state_.Acquire();
+  return map_->Inherited(volume, track);
 }
 
 // Gives one inherited track of the target a physical track of its own. Under the track lock, so a

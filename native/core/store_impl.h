@@ -147,6 +147,7 @@ class StoreImpl {
   void WaitUntilDurable(uint64_t lsn);
   Status WriteCheckpointFile(Capture& capture, CheckpointRef* ref);
   uint64_t JournalUsed() const;
+  bool JournalHasRoom(uint64_t blocks) const;
 
   // store_copy.cc
   Status CheckPairs(std::span<const PairSpec> pairs);

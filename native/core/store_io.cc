@@ -289,8 +289,7 @@ Status StoreImpl::Publish(VolumeState& volume, uint64_t track, Entry next, bool 
   auto lock = state_.Acquire();
   if (volume.deleted) return Status(Code::kNotFound, "the volume was deleted meanwhile");
   const Entry old = map_->FindEntry(volume, track);
-  const bool old_inherited = old.inherited || volume.LeafInherited(track / kLeafTracks);
-  next.inherited = !copied && StillInherited(old, old_inherited, next);
+  next.inherited = !copied && StillInherited(old, map_->Inherited(volume, track), next);
   const MapRecord record = MakeMapRecord(volume.id, track, next);
   const uint64_t lsn = AppendRecord(&record, sizeof record);
   map_->SetEntry(volume, track, next, lsn);
@@ -307,7 +306,7 @@ Status StoreImpl::ZeroPiece(VolumeState& volume, uint64_t track, uint16_t subs) 
     // Only the inherited flag can change under the track lock; the state lock keeps it still.
     auto lock = state_.Acquire();
     old = map_->FindEntry(volume, track);
-    inherited = old.inherited || volume.LeafInherited(track / kLeafTracks);
+    inherited = map_->Inherited(volume, track);
   }
   if (!old.mapped()) return Status::Ok();
   old.inherited = false;

@@ -77,8 +77,9 @@ Status StoreImpl::Open() {
   return Status::Ok();
 }
 
-// A pool whose meta file is gone must not be taken for a directory without one. The ring is made
-// only after the meta file has its name, so it tells the two apart.
+// A pool whose meta file is gone must not be taken for a directory without one. An interrupted
+// creation leaves no ring (it is made after the meta file has its name), no tracks and no
+// checkpoint.
 Status StoreImpl::RefuseRemains() {
   bool remains = io_.Exists(PathOf("ring"));
   for (const char* name :
@@ -361,8 +362,7 @@ Status StoreImpl::BeginSession() {
 // What came from the kill ring becomes durable. OpenFiles flushed the tracks, so its data is (T3).
 Status StoreImpl::CommitRecovered() {
   if (pending_.empty()) return Status::Ok();
-  const uint64_t used = position_.next_seq - superblock_.previous.replay.next_seq;
-  if (used + Journal::BlocksFor(pending_) > journal_->blocks()) {
+  if (!JournalHasRoom(Journal::BlocksFor(pending_))) {
     // The group would go over blocks that the current or the previous checkpoint still needs, and a
     // second death would find neither. Two checkpoints of this state need no journal at all.
     pending_.Clear();

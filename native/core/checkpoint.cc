@@ -19,7 +19,7 @@ struct FileHeader {
   char pool_uuid[40];
 };
 
-enum class SectionType : uint32_t { kLeaf = 1, kIndex = 2, kVolume = 3, kRelation = 4, kEnd = 5 };
+enum class SectionType : uint32_t { kLeaf = 1, kIndex = 2, kManifest = 3 };
 
 struct SectionHeader {
   uint32_t type;
@@ -49,33 +49,6 @@ struct IndexPayload {
 struct IndexSlot {
   uint64_t slot;
   uint64_t leaf;  // number of the leaf, in file order
-};
-
-struct VolumePayload {
-  uint16_t id;
-  uint16_t name_bytes;
-  uint32_t reserved;
-  uint64_t size_bytes;
-  int64_t created_unix_ms;
-  uint64_t mapped_tracks;
-  uint64_t inherited_tracks;
-  uint64_t inherit_limit_tracks;
-  uint64_t target_of;
-  char name[kMaxNameBytes];
-  // root: u64 each (index number + 1, 0: none), then the inherited leaf bits
-};
-
-struct RelationPayload {
-  uint64_t id;
-  uint16_t source_id;
-  uint16_t target_id;
-  uint32_t flags;
-  int64_t t0_unix_ms;
-};
-
-struct EndPayload {
-  uint64_t next_relation;
-  uint64_t leaves, indexes, volumes, relations;
 };
 
 template <typename T>
@@ -140,28 +113,17 @@ LeafImage ImageOfLeaf(const Map& map, const Leaf& leaf) {
 void Capture::Begin(Map& map, const std::vector<VolumeState*>& volumes,
                     const std::vector<RelationState>& relations, uint64_t lsn,
                     uint64_t next_relation) {
-  FL_CHECK(leaves_.empty() && volumes_.empty());
+  FL_CHECK(leaves_.empty() && manifest_.volumes.empty());
   lsn_ = lsn;
-  next_relation_ = next_relation;
-  relations_ = relations;
+  manifest_.next_relation = next_relation;
+  manifest_.relations = relations;
   for (const VolumeState* volume : volumes) {
-    CapturedVolume captured{volume->id,
-                            volume->name,
-                            volume->size_bytes,
-                            volume->mapped_tracks,
-                            volume->inherited_tracks,
-                            volume->inherit_limit_tracks.load(),
-                            volume->target_of,
-                            volume->created_unix_ms,
-                            {},
-                            {}};
+    ManifestVolume described = Describe(*volume);
     for (const auto& place : volume->root) {
       const IndexNode* index = place.load(std::memory_order_relaxed);
-      captured.root.push_back(index == nullptr ? 0 : NumberIndex(index) + 1);
+      described.root.push_back(index == nullptr ? 0 : NumberIndex(index) + 1);
     }
-    for (const auto& bits : volume->inherited_leaf_bits)
-      captured.inherited_leaf_bits.push_back(bits.load());
-    volumes_.push_back(std::move(captured));
+    manifest_.volumes.push_back(std::move(described));
   }
   map.before_change = [this, &map](Leaf* leaf) { Take(map, leaf); };
 }
@@ -218,33 +180,7 @@ std::vector<uint8_t> Capture::TailSections() const {
     for (const auto& [slot, leaf] : slots) Put(payload, IndexSlot{slot, leaf});
     append(SectionType::kIndex, payload);
   }
-  for (const CapturedVolume& volume : volumes_) {
-    std::vector<uint8_t> payload;
-    VolumePayload head{};
-    head.id = volume.id;
-    head.name_bytes = static_cast<uint16_t>(volume.name.size());
-    head.size_bytes = volume.size_bytes;
-    head.created_unix_ms = volume.created_unix_ms;
-    head.mapped_tracks = volume.mapped_tracks;
-    head.inherited_tracks = volume.inherited_tracks;
-    head.inherit_limit_tracks = volume.inherit_limit_tracks;
-    head.target_of = volume.target_of;
-    std::memcpy(head.name, volume.name.data(), volume.name.size());
-    Put(payload, head);
-    for (const uint64_t index : volume.root) Put(payload, index);
-    for (const uint64_t bits : volume.inherited_leaf_bits) Put(payload, bits);
-    append(SectionType::kVolume, payload);
-  }
-  for (const RelationState& relation : relations_) {
-    std::vector<uint8_t> payload;
-    Put(payload, RelationPayload{relation.id, relation.source_id, relation.target_id,
-                                 relation.flags, relation.t0_unix_ms});
-    append(SectionType::kRelation, payload);
-  }
-  std::vector<uint8_t> end;
-  Put(end, EndPayload{next_relation_, leaves_.size(), indexes_.size(), volumes_.size(),
-                      relations_.size()});
-  append(SectionType::kEnd, end);
+  append(SectionType::kManifest, EncodeManifest(manifest_));
   return out;
 }
 
@@ -319,18 +255,9 @@ class Loader {
         return LoadLeaf();
       case SectionType::kIndex:
         return LoadIndex();
-      case SectionType::kVolume:
-        return LoadVolume(out);
-      case SectionType::kRelation:
-        return LoadRelation(out);
-      case SectionType::kEnd: {
-        EndPayload end;
+      case SectionType::kManifest:
         *ended = true;
-        if (!Get(&end)) return false;
-        out->next_relation = end.next_relation;
-        return end.leaves == leaves_.size() && end.indexes == indexes_.size() &&
-               end.volumes == out->volumes.size() && end.relations == out->relations.size();
-      }
+        return LoadManifest(out);
     }
     return false;
   }
@@ -377,39 +304,23 @@ class Loader {
     return true;
   }
 
-  bool LoadVolume(LoadedCheckpoint* out) {
-    VolumePayload payload;
-    if (!Get(&payload) || payload.name_bytes > kMaxNameBytes ||
-        payload.size_bytes < kMinVolumeBytes || payload.size_bytes > kMaxVolumeBytes)
-      return false;
-    auto volume = std::make_shared<VolumeState>(payload.id, payload.size_bytes);
-    volume->name.assign(payload.name, payload.name_bytes);
-    volume->created_unix_ms = payload.created_unix_ms;
-    volume->mapped_tracks = payload.mapped_tracks;
-    volume->inherited_tracks = payload.inherited_tracks;
-    volume->inherit_limit_tracks.store(payload.inherit_limit_tracks);
-    volume->target_of = payload.target_of;
-    for (auto& place : volume->root) {
-      uint64_t number;
-      if (!Get(&number) || number > indexes_.size()) return false;
-      if (number == 0) continue;
-      place.store(indexes_[number - 1]);
-      indexes_[number - 1]->owners.fetch_add(1);
+  bool LoadManifest(LoadedCheckpoint* out) {
+    Manifest manifest;
+    if (!DecodeManifest({bytes_.data() + at_, section_end_ - at_}, &manifest)) return false;
+    at_ = section_end_;
+    for (const ManifestVolume& described : manifest.volumes) {
+      std::shared_ptr<VolumeState> volume = Instantiate(described);
+      for (size_t i = 0; i < volume->root.size(); ++i) {
+        const uint64_t number = described.root[i];
+        if (number > indexes_.size()) return false;
+        if (number == 0) continue;
+        volume->root[i].store(indexes_[number - 1]);
+        indexes_[number - 1]->owners.fetch_add(1);
+      }
+      out->volumes.push_back(std::move(volume));
     }
-    for (auto& bits : volume->inherited_leaf_bits) {
-      uint64_t word;
-      if (!Get(&word)) return false;
-      bits.store(word);
-    }
-    out->volumes.push_back(std::move(volume));
-    return true;
-  }
-
-  bool LoadRelation(LoadedCheckpoint* out) {
-    RelationPayload payload;
-    if (!Get(&payload)) return false;
-    out->relations.push_back(
-        {payload.id, payload.source_id, payload.target_id, payload.flags, payload.t0_unix_ms});
+    out->relations = std::move(manifest.relations);
+    out->next_relation = manifest.next_relation;
     return true;
   }
 

@@ -19,18 +19,11 @@
 #include <vector>
 
 #include "core/io.h"
+#include "core/manifest.h"
 #include "core/map.h"
 #include "core/superblock.h"
 
 namespace flashlun {
-
-struct RelationState {
-  uint64_t id = 0;
-  uint16_t source_id = 0;
-  uint16_t target_id = 0;
-  uint32_t flags = 0;
-  int64_t t0_unix_ms = 0;
-};
 
 // The serialized content of one leaf: stays valid however the leaf changes.
 using LeafImage = std::vector<uint8_t>;
@@ -52,25 +45,15 @@ class Capture {
   std::vector<uint8_t> TailSections() const;
 
  private:
-  struct CapturedVolume {
-    uint16_t id;
-    std::string name;
-    uint64_t size_bytes, mapped_tracks, inherited_tracks, inherit_limit_tracks, target_of;
-    int64_t created_unix_ms;
-    std::vector<uint64_t> root;  // index node numbers + 1, 0: none
-    std::vector<uint64_t> inherited_leaf_bits;
-  };
   uint64_t NumberIndex(const IndexNode* index);
   uint64_t NumberLeaf(Leaf* leaf);
 
   uint64_t lsn_ = 0;
-  uint64_t next_relation_ = 1;
   std::vector<Leaf*> leaves_;  // an entry is only dereferenced while the leaf is marked
   std::unordered_map<const void*, uint64_t> numbers_;
   std::unordered_map<uint64_t, LeafImage> early_;
   std::vector<std::vector<std::pair<uint32_t, uint64_t>>> indexes_;  // slot -> leaf number
-  std::vector<CapturedVolume> volumes_;
-  std::vector<RelationState> relations_;
+  Manifest manifest_;
 };
 
 // Streams sections into a checkpoint file and keeps its length and CRC.

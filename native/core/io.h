@@ -17,8 +17,13 @@
 
 namespace flashlun {
 
-// An open file. Offsets and lengths are bytes. Short transfers are completed inside or reported as
-// errors.
+struct OpenOptions {
+  bool create = false;  // made when missing
+  bool direct = false;  // O_DIRECT: past the page cache (cache mode `none`)
+};
+
+// An open file or block device. Offsets and lengths are bytes. Short transfers are completed inside
+// or reported as errors.
 class File {
  public:
   virtual ~File() = default;
@@ -30,6 +35,15 @@ class File {
   virtual Status Pwrite(uint64_t offset, const void* buf, size_t len) = 0;
   // All completed writes survive power loss when this returns OK.
   virtual Status Fdatasync() = 0;
+  // The range has its space: a later Pwrite into it cannot run out of it. Content does not change;
+  // the file grows when the range ends behind it. kNoSpace: nothing is promised.
+  virtual Status Allocate(uint64_t offset, uint64_t len) = 0;
+  // Gives the space of the range back where the file system can; its content is then undefined
+  // (zeroes or what was there). A hint: OK when it cannot.
+  virtual Status Discard(uint64_t offset, uint64_t len) = 0;
+  // Begins to write the range's dirty pages to the disk, without waiting, so that the next
+  // Fdatasync is short. A hint.
+  virtual void StartWriteOut(uint64_t offset, uint64_t len) = 0;
   // Later reads come from the disk, not from what is cached of it. After Fdatasync.
   virtual void DropCache() = 0;
   virtual Result<uint64_t> Size() = 0;
@@ -64,7 +78,8 @@ class Io {
   // Makes the directory when missing (one level). OK when it exists.
   virtual Status MakeDir(const std::string& path) = 0;
   virtual bool Exists(const std::string& path) = 0;
-  virtual Result<std::unique_ptr<File>> OpenFile(const std::string& path, bool create) = 0;
+  virtual Result<std::unique_ptr<File>> OpenFile(const std::string& path,
+                                                 const OpenOptions& options) = 0;
   // Replaces `to` atomically; durable after SyncDir.
   virtual Status Rename(const std::string& from, const std::string& to) = 0;
   // Makes entries of the directory durable (created files, renames).

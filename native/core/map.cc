@@ -54,7 +54,7 @@ VolumeState::VolumeState(uint16_t volume_id, uint64_t size)
     : id(volume_id),
       size_bytes(size),
       tracks((size + kTrackBytes - 1) / kTrackBytes),
-      root((tracks + kIndexTracks - 1) / kIndexTracks),
+      root(IndexNodesFor(size)),
       inherited_leaf_bits((root.size() * kIndexLeaves + 63) / 64) {}
 
 uint64_t Map::Encode(const Entry& entry) {

@@ -51,6 +51,12 @@ struct alignas(128) IoCounters {
 };
 inline constexpr size_t kCounterCopies = 8;
 
+// Index nodes of a volume of this size.
+inline constexpr uint64_t IndexNodesFor(uint64_t size_bytes) {
+  const uint64_t tracks = (size_bytes + kTrackBytes - 1) / kTrackBytes;
+  return (tracks + kIndexTracks - 1) / kIndexTracks;
+}
+
 struct VolumeState {
   VolumeState(uint16_t volume_id, uint64_t size);
 

@@ -84,7 +84,7 @@ Status StoreImpl::RefuseRemains() {
   bool remains = io_.Exists(PathOf("ring"));
   for (const char* name :
        {"tracks", kCheckpointNames[0], kCheckpointNames[1], kCheckpointNames[2]}) {
-    Result<std::unique_ptr<File>> file = io_.OpenFile(PathOf(name), false);
+    Result<std::unique_ptr<File>> file = io_.OpenFile(PathOf(name), {});
     if (!file.ok()) continue;
     Result<uint64_t> size = file.value()->Size();
     const uint64_t when_made = std::string_view(name) == "tracks" ? kTracksOffset : 0;
@@ -112,7 +112,7 @@ Status StoreImpl::CreatePool() {
   if (!RingFits(superblock.kill_ring_bytes, superblock.journal_blocks))
     return Status(Code::kInvalid, "the kill ring needs 16 KiB to a quarter of the journal");
 
-  Result<std::unique_ptr<File>> data = io_.OpenFile(PathOf("tracks"), true);
+  Result<std::unique_ptr<File>> data = io_.OpenFile(PathOf("tracks"), {.create = true});
   if (!data.ok()) return data.TakeStatus();
   const TracksLabel label = MakeLabel(superblock.pool_uuid);
   Status status = data.value()->Truncate(kTracksOffset);
@@ -120,9 +120,9 @@ Status StoreImpl::CreatePool() {
   if (status.ok()) status = data.value()->Fdatasync();
   for (const char* name : kCheckpointNames) {
     if (!status.ok()) return status;
-    status = io_.OpenFile(PathOf(name), true).TakeStatus();
+    status = io_.OpenFile(PathOf(name), {.create = true}).TakeStatus();
   }
-  Result<std::unique_ptr<File>> meta = io_.OpenFile(PathOf("meta.new"), true);
+  Result<std::unique_ptr<File>> meta = io_.OpenFile(PathOf("meta.new"), {.create = true});
   if (!meta.ok()) return meta.TakeStatus();
   // Written, not only allocated: the first fdatasync of a journal block then has no extent to
   // convert (3.3).
@@ -141,7 +141,7 @@ Status StoreImpl::CreatePool() {
 
 Status StoreImpl::OpenFiles() {
   const auto open = [this](const char* name, std::unique_ptr<File>* file) {
-    Result<std::unique_ptr<File>> result = io_.OpenFile(PathOf(name), false);
+    Result<std::unique_ptr<File>> result = io_.OpenFile(PathOf(name), {});
     if (!result.ok())
       return Status(Code::kCorrupt, result.status().message() +
                                         "; the pool is incomplete: restore it from a backup");

@@ -92,6 +92,31 @@ class ThreadFile final : public File {
     return Status::Ok();
   }
 
+  Status Allocate(uint64_t offset, uint64_t len) override {
+    while (::fallocate(fd_, 0, static_cast<off_t>(offset), static_cast<off_t>(len)) != 0) {
+      if (errno == EINTR) continue;
+      // Block devices and some file systems have nothing to allocate.
+      if (errno == EOPNOTSUPP || errno == ENODEV) return Status::Ok();
+      return FromErrno(errno, path(), "allocation");
+    }
+    return Status::Ok();
+  }
+
+  Status Discard(uint64_t offset, uint64_t len) override {
+    const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    while (::fallocate(fd_, mode, static_cast<off_t>(offset), static_cast<off_t>(len)) != 0) {
+      if (errno == EINTR) continue;
+      if (errno == EOPNOTSUPP || errno == ENODEV) return Status::Ok();
+      return FromErrno(errno, path(), "discard");
+    }
+    return Status::Ok();
+  }
+
+  void StartWriteOut(uint64_t offset, uint64_t len) override {
+    (void)::sync_file_range(fd_, static_cast<off_t>(offset), static_cast<off_t>(len),
+                            SYNC_FILE_RANGE_WRITE);
+  }
+
   void DropCache() override { (void)::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
 
   Result<uint64_t> Size() override {
@@ -159,8 +184,10 @@ class ThreadIo final : public Io {
 
   bool Exists(const std::string& path) override { return ::access(path.c_str(), F_OK) == 0; }
 
-  Result<std::unique_ptr<File>> OpenFile(const std::string& path, bool create) override {
-    const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | (create ? O_CREAT : 0), 0600);
+  Result<std::unique_ptr<File>> OpenFile(const std::string& path,
+                                         const OpenOptions& options) override {
+    const int flags = (options.create ? O_CREAT : 0) | (options.direct ? O_DIRECT : 0);
+    const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | flags, 0600);
     if (fd < 0) return FromErrno(errno, path, "open");
     return std::unique_ptr<File>(std::make_unique<ThreadFile>(path, fd));
   }

@@ -26,6 +26,9 @@ class ForwardingFile : public File {
     return file_->Pwrite(offset, buf, len);
   }
   Status Fdatasync() override { return file_->Fdatasync(); }
+  Status Allocate(uint64_t offset, uint64_t len) override { return file_->Allocate(offset, len); }
+  Status Discard(uint64_t offset, uint64_t len) override { return file_->Discard(offset, len); }
+  void StartWriteOut(uint64_t offset, uint64_t len) override { file_->StartWriteOut(offset, len); }
   void DropCache() override { file_->DropCache(); }
   Result<uint64_t> Size() override { return file_->Size(); }
   Status Truncate(uint64_t size) override { return file_->Truncate(size); }
@@ -38,8 +41,9 @@ class ForwardingIo : public Io {
  public:
   Status MakeDir(const std::string& path) override { return io_->MakeDir(path); }
   bool Exists(const std::string& path) override { return io_->Exists(path); }
-  Result<std::unique_ptr<File>> OpenFile(const std::string& path, bool create) override {
-    Result<std::unique_ptr<File>> file = io_->OpenFile(path, create);
+  Result<std::unique_ptr<File>> OpenFile(const std::string& path,
+                                         const OpenOptions& options) override {
+    Result<std::unique_ptr<File>> file = io_->OpenFile(path, options);
     if (!file.ok()) return file;
     return Wrap(std::move(file.value()));
   }

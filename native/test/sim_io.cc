@@ -79,6 +79,13 @@ class SimFile final : public File {
     return Status::Ok();
   }
 
+  Status Allocate(uint64_t offset, uint64_t len) override {
+    const size_t blocks = (offset + len + SimIo::kBlock - 1) / SimIo::kBlock;
+    if (state_->cache.size() < blocks) state_->cache.resize(blocks);
+    return Status::Ok();
+  }
+  Status Discard(uint64_t, uint64_t) override { return Status::Ok(); }
+  void StartWriteOut(uint64_t, uint64_t) override {}
   void DropCache() override {}
 
   Result<uint64_t> Size() override { return uint64_t{state_->cache.size()} * SimIo::kBlock; }
@@ -216,10 +223,11 @@ bool SimIo::Exists(const std::string& path) {
   return files_.contains(path) || memories_.contains(path);
 }
 
-Result<std::unique_ptr<File>> SimIo::OpenFile(const std::string& path, bool create) {
+Result<std::unique_ptr<File>> SimIo::OpenFile(const std::string& path, const OpenOptions& options) {
   auto it = files_.find(path);
   if (it == files_.end()) {
-    if (!create) return Status(Code::kIo, "open of " + path + " failed: No such file or directory");
+    if (!options.create)
+      return Status(Code::kIo, "open of " + path + " failed: No such file or directory");
     it = files_.emplace(path, std::make_shared<FileState>()).first;
     it->second->torn_at_4k = path.ends_with("/tracks");
   }

@@ -46,7 +46,8 @@ class SimIo final : public Io {
 
   Status MakeDir(const std::string& path) override;
   bool Exists(const std::string& path) override;
-  Result<std::unique_ptr<File>> OpenFile(const std::string& path, bool create) override;
+  Result<std::unique_ptr<File>> OpenFile(const std::string& path,
+                                         const OpenOptions& options) override;
   Status Rename(const std::string& from, const std::string& to) override;
   Status SyncDir(const std::string& path) override;
   Result<std::shared_ptr<void>> Lock(const std::string& path) override;

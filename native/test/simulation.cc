@@ -63,7 +63,7 @@ std::unique_ptr<SimIo> Simulation::FreshPool() {
   Result<std::unique_ptr<Store>> store = Store::Open(quiet, Options());
   FL_CHECK(store.ok());
   store.value().reset();
-  std::unique_ptr<File> tracks = std::move(quiet.OpenFile("pool/tracks", false).value());
+  std::unique_ptr<File> tracks = std::move(quiet.OpenFile("pool/tracks", {}).value());
   uint8_t block[kSubBytes];
   FillBlock(block, kForeign);
   for (uint64_t at = 0; at < kPoolTracks * kSubsPerTrack; ++at)

@@ -1,0 +1,191 @@
+#include "core/manifest.h"
+
+#include <cstring>
+
+namespace flashlun {
+namespace {
+
+enum class ItemType : uint32_t { kEnd = 0, kVolume = 1, kRelation = 2 };
+
+struct ItemHeader {
+  uint32_t type;
+  uint32_t bytes;  // behind this header, a multiple of 8
+};
+
+struct VolumeItem {
+  uint16_t id;
+  uint16_t name_bytes;
+  uint32_t reserved;
+  uint64_t size_bytes;
+  int64_t created_unix_ms;
+  uint64_t inherited_tracks;
+  uint64_t inherit_limit_tracks;
+  uint64_t target_of;
+  char name[kMaxNameBytes];
+  // root: u64 each, then the inherited leaf bits, u64 each; both counts follow from the size
+};
+
+struct RelationItem {
+  uint64_t id;
+  uint16_t source_id;
+  uint16_t target_id;
+  uint32_t flags;
+  int64_t t0_unix_ms;
+};
+
+struct EndItem {
+  uint64_t next_relation;
+  uint64_t volumes;
+  uint64_t relations;
+};
+
+template <typename T>
+void Put(std::vector<uint8_t>& out, const T& value) {
+  const auto* bytes = reinterpret_cast<const uint8_t*>(&value);
+  out.insert(out.end(), bytes, bytes + sizeof value);
+}
+
+void PutVolume(std::vector<uint8_t>& out, const ManifestVolume& volume) {
+  VolumeItem item{};
+  item.id = volume.id;
+  item.name_bytes = static_cast<uint16_t>(volume.name.size());
+  item.size_bytes = volume.size_bytes;
+  item.created_unix_ms = volume.created_unix_ms;
+  item.inherited_tracks = volume.inherited_tracks;
+  item.inherit_limit_tracks = volume.inherit_limit_tracks;
+  item.target_of = volume.target_of;
+  std::memcpy(item.name, volume.name.data(), volume.name.size());
+  const size_t words = volume.root.size() + volume.inherited_leaf_bits.size();
+  Put(out, ItemHeader{static_cast<uint32_t>(ItemType::kVolume),
+                      static_cast<uint32_t>(sizeof item + words * sizeof(uint64_t))});
+  Put(out, item);
+  for (const uint64_t node : volume.root) Put(out, node);
+  for (const uint64_t bits : volume.inherited_leaf_bits) Put(out, bits);
+}
+
+// The items of one manifest, read with every length checked.
+class Decoder {
+ public:
+  explicit Decoder(std::span<const uint8_t> bytes) : bytes_(bytes) {}
+
+  bool Run(Manifest* manifest) {
+    for (;;) {
+      ItemHeader header;
+      if (!Get(&header) || header.bytes % 8 != 0 || header.bytes > bytes_.size()) return false;
+      const size_t behind = bytes_.size() - header.bytes;
+      bool ok = false;
+      switch (static_cast<ItemType>(header.type)) {
+        case ItemType::kVolume:
+          ok = GetVolume(manifest);
+          break;
+        case ItemType::kRelation:
+          ok = GetRelation(manifest);
+          break;
+        case ItemType::kEnd:
+          return GetEnd(manifest) && bytes_.empty();
+      }
+      if (!ok || bytes_.size() != behind) return false;
+    }
+  }
+
+ private:
+  template <typename T>
+  bool Get(T* value) {
+    if (bytes_.size() < sizeof *value) return false;
+    std::memcpy(value, bytes_.data(), sizeof *value);
+    bytes_ = bytes_.subspan(sizeof *value);
+    return true;
+  }
+
+  bool GetWords(std::vector<uint64_t>* words, size_t count) {
+    if (bytes_.size() / sizeof(uint64_t) < count) return false;
+    words->resize(count);
+    for (uint64_t& word : *words) Get(&word);
+    return true;
+  }
+
+  bool GetVolume(Manifest* manifest) {
+    VolumeItem item;
+    if (!Get(&item) || item.name_bytes > kMaxNameBytes || item.size_bytes < kMinVolumeBytes ||
+        item.size_bytes > kMaxVolumeBytes)
+      return false;
+    ManifestVolume volume;
+    volume.id = item.id;
+    volume.name.assign(item.name, item.name_bytes);
+    volume.size_bytes = item.size_bytes;
+    volume.created_unix_ms = item.created_unix_ms;
+    volume.inherited_tracks = item.inherited_tracks;
+    volume.inherit_limit_tracks = item.inherit_limit_tracks;
+    volume.target_of = item.target_of;
+    const size_t nodes = IndexNodesFor(item.size_bytes);
+    if (!GetWords(&volume.root, nodes) ||
+        !GetWords(&volume.inherited_leaf_bits, nodes * kIndexLeaves / 64))
+      return false;
+    manifest->volumes.push_back(std::move(volume));
+    return true;
+  }
+
+  bool GetRelation(Manifest* manifest) {
+    RelationItem item;
+    if (!Get(&item)) return false;
+    manifest->relations.push_back(
+        {item.id, item.source_id, item.target_id, item.flags, item.t0_unix_ms});
+    return true;
+  }
+
+  bool GetEnd(Manifest* manifest) {
+    EndItem item;
+    if (!Get(&item)) return false;
+    manifest->next_relation = item.next_relation;
+    return item.volumes == manifest->volumes.size() && item.relations == manifest->relations.size();
+  }
+
+  std::span<const uint8_t> bytes_;
+};
+
+}  // namespace
+
+ManifestVolume Describe(const VolumeState& volume) {
+  ManifestVolume described;
+  described.id = volume.id;
+  described.name = volume.name;
+  described.size_bytes = volume.size_bytes;
+  described.created_unix_ms = volume.created_unix_ms;
+  described.inherited_tracks = volume.inherited_tracks;
+  described.inherit_limit_tracks = volume.inherit_limit_tracks.load();
+  described.target_of = volume.target_of;
+  for (const auto& bits : volume.inherited_leaf_bits)
+    described.inherited_leaf_bits.push_back(bits.load());
+  return described;
+}
+
+std::shared_ptr<VolumeState> Instantiate(const ManifestVolume& described) {
+  auto volume = std::make_shared<VolumeState>(described.id, described.size_bytes);
+  volume->name = described.name;
+  volume->created_unix_ms = described.created_unix_ms;
+  volume->inherited_tracks = described.inherited_tracks;
+  volume->inherit_limit_tracks.store(described.inherit_limit_tracks);
+  volume->target_of = described.target_of;
+  for (size_t i = 0; i < volume->inherited_leaf_bits.size(); ++i)
+    volume->inherited_leaf_bits[i].store(described.inherited_leaf_bits[i]);
+  return volume;
+}
+
+std::vector<uint8_t> EncodeManifest(const Manifest& manifest) {
+  std::vector<uint8_t> out;
+  for (const ManifestVolume& volume : manifest.volumes) PutVolume(out, volume);
+  for (const RelationState& relation : manifest.relations) {
+    Put(out, ItemHeader{static_cast<uint32_t>(ItemType::kRelation), sizeof(RelationItem)});
+    Put(out, RelationItem{relation.id, relation.source_id, relation.target_id, relation.flags,
+                          relation.t0_unix_ms});
+  }
+  Put(out, ItemHeader{static_cast<uint32_t>(ItemType::kEnd), sizeof(EndItem)});
+  Put(out, EndItem{manifest.next_relation, manifest.volumes.size(), manifest.relations.size()});
+  return out;
+}
+
+bool DecodeManifest(std::span<const uint8_t> bytes, Manifest* manifest) {
+  return Decoder(bytes).Run(manifest);
+}
+
+}  // namespace flashlun

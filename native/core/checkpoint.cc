@@ -5,115 +5,25 @@
 
 #include "core/check.h"
 #include "core/crc32c.h"
+#include "core/page_codec.h"
 
 namespace flashlun {
 namespace {
 
-constexpr uint64_t kMagic = 0x3150434e554c5346;  // "FSLUNCP1"
+// Pages are written in runs of up to this many bytes.
 constexpr size_t kBufferBytes = 1 << 20;
-
-struct FileHeader {
-  uint64_t magic;
-  uint64_t generation;
-  uint64_t lsn;
-  char pool_uuid[40];
-};
-
-enum class SectionType : uint32_t { kLeaf = 1, kIndex = 2, kManifest = 3 };
-
-struct SectionHeader {
-  uint32_t type;
-  uint32_t bytes;  // of the payload, a multiple of 8
-  uint32_t crc;    // of the payload
-  uint32_t reserved;
-};
-
-struct LeafPayload {
-  uint32_t wide;  // 0: 512 x u64 follow; 1: 512 x WideEntry
-  uint32_t mapped;
-};
-
-// A narrow entry: bits 0-39 physical track, bit 61 inherited, bit 63 mapped.
-constexpr uint64_t kNarrowInherited = uint64_t{1} << 61;
-constexpr uint64_t kNarrowMapped = uint64_t{1} << 63;
-
-struct WideEntry {
-  uint64_t own_and_mask;    // bits 0-39 own, 40 inherited, 48-63 mask
-  uint64_t base_and_zmask;  // bits 0-39 base, 48-63 zmask
-};
-constexpr uint64_t kWideInherited = uint64_t{1} << 40;
-
-struct IndexPayload {
-  uint64_t slots;  // that many IndexSlot follow
-};
-struct IndexSlot {
-  uint64_t slot;
-  uint64_t leaf;  // number of the leaf, in file order
-};
-
-template <typename T>
-void Put(std::vector<uint8_t>& out, const T& value) {
-  const size_t at = out.size();
-  out.resize(at + sizeof value);
-  std::memcpy(out.data() + at, &value, sizeof value);
-}
-
-std::vector<uint8_t> Section(SectionType type, const std::vector<uint8_t>& payload) {
-  std::vector<uint8_t> out;
-  out.reserve(sizeof(SectionHeader) + payload.size());
-  Put(out, SectionHeader{static_cast<uint32_t>(type), static_cast<uint32_t>(payload.size()),
-                         Crc32c(0, payload.data(), payload.size()), 0});
-  out.insert(out.end(), payload.begin(), payload.end());
-  return out;
-}
-
-uint64_t NarrowOf(const Entry& entry) {
-  if (!entry.mapped()) return 0;
-  return entry.own | kNarrowMapped | (entry.inherited ? kNarrowInherited : 0);
-}
-
-WideEntry WideOf(const Entry& entry) {
-  return {entry.own | (entry.inherited ? kWideInherited : 0) | (uint64_t{entry.mask} << 48),
-          entry.base | (uint64_t{entry.zmask} << 48)};
-}
-
-Entry EntryOf(const WideEntry& wide) {
-  Entry entry;
-  entry.own = wide.own_and_mask & kNoTrack;
-  entry.inherited = (wide.own_and_mask & kWideInherited) != 0;
-  entry.mask = static_cast<uint16_t>(wide.own_and_mask >> 48);
-  entry.base = wide.base_and_zmask & kNoTrack;
-  entry.zmask = static_cast<uint16_t>(wide.base_and_zmask >> 48);
-  return entry;
-}
 
 }  // namespace
 
-LeafImage ImageOfLeaf(const Map& map, const Leaf& leaf) {
-  Entry entries[kLeafTracks];
-  LeafPayload payload{0, 0};
-  for (uint32_t i = 0; i < kLeafTracks; ++i) {
-    entries[i] = map.Decode(leaf.entries[i].load(std::memory_order_relaxed));
-    payload.mapped += entries[i].mapped() ? 1 : 0;
-    if (entries[i].partial()) payload.wide = 1;
-  }
-  std::vector<uint8_t> bytes;
-  bytes.reserve(sizeof payload +
-                kLeafTracks * (payload.wide ? sizeof(WideEntry) : sizeof(uint64_t)));
-  Put(bytes, payload);
-  for (const Entry& entry : entries) {
-    if (payload.wide)
-      Put(bytes, WideOf(entry));
-    else
-      Put(bytes, NarrowOf(entry));
-  }
-  return Section(SectionType::kLeaf, bytes);
+uint64_t PagesOf(PageForm form) {
+  if (form == PageForm::kNone) return 0;
+  return form == PageForm::kWideLeaf ? 2 : 1;
 }
 
 void Capture::Begin(Map& map, const std::vector<VolumeState*>& volumes,
                     const std::vector<RelationState>& relations, uint64_t lsn,
                     uint64_t next_relation) {
-  FL_CHECK(leaves_.empty() && manifest_.volumes.empty());
+  FL_CHECK(ids_.empty() && manifest_.volumes.empty() && map.capture_epoch == 0);
   lsn_ = lsn;
   manifest_.next_relation = next_relation;
   manifest_.relations = relations;
@@ -121,238 +31,150 @@ void Capture::Begin(Map& map, const std::vector<VolumeState*>& volumes,
     ManifestVolume described = Describe(*volume);
     for (const auto& place : volume->root) {
       const IndexNode* index = place.load(std::memory_order_relaxed);
-      described.root.push_back(index == nullptr ? 0 : NumberIndex(index) + 1);
+      described.root.push_back(index == nullptr ? 0 : uint64_t{index->id} + 1);
     }
     manifest_.volumes.push_back(std::move(described));
   }
-  map.before_change = [this, &map](Leaf* leaf) { Take(map, leaf); };
+  epoch_ = map.nodes().epoch();
+  node_count_ = map.nodes().size();
+  ids_ = map.nodes().TakeDirty();
+  std::sort(ids_.begin(), ids_.end());
+  ids_.erase(std::unique(ids_.begin(), ids_.end()), ids_.end());
+  map.capture_epoch = epoch_;
+  map.before_change = [this, &map](Node* node) {
+    node->dirty_epoch = 0;
+    early_.emplace(node->id, ImageOf(map, *node));
+  };
 }
 
-uint64_t Capture::NumberIndex(const IndexNode* index) {
-  const auto [it, added] = numbers_.try_emplace(index, indexes_.size());
-  if (!added) return it->second;
-  const uint64_t number = it->second;
-  std::vector<std::pair<uint32_t, uint64_t>> slots;
-  for (uint32_t i = 0; i < kIndexLeaves; ++i)
-    if (Leaf* leaf = index->leaves[i].load(std::memory_order_relaxed))
-      slots.emplace_back(i, NumberLeaf(leaf));
-  indexes_.push_back(std::move(slots));
-  return number;
-}
-
-uint64_t Capture::NumberLeaf(Leaf* leaf) {
-  const auto [it, added] = numbers_.try_emplace(leaf, leaves_.size());
-  if (added) {
-    leaves_.push_back(leaf);
-    leaf->capture_pending = true;
-  }
-  return it->second;
-}
-
-void Capture::Take(const Map& map, Leaf* leaf) {
-  FL_CHECK(leaf->capture_pending);
-  leaf->capture_pending = false;
-  early_.emplace(numbers_.at(leaf), ImageOfLeaf(map, *leaf));
-}
-
-LeafImage Capture::TakeOut(const Map& map, size_t leaf_number) {
-  const auto it = early_.find(leaf_number);
-  if (it != early_.end()) {
-    LeafImage image = std::move(it->second);
+NodeImage Capture::TakeOut(Map& map, uint32_t id) {
+  if (const auto it = early_.find(id); it != early_.end()) {
+    NodeImage image = std::move(it->second);
     early_.erase(it);
     return image;
   }
-  Leaf* leaf = leaves_[leaf_number];
-  FL_CHECK(leaf->capture_pending);
-  leaf->capture_pending = false;
-  return ImageOfLeaf(map, *leaf);
+  Node* node = map.nodes().Find(id);
+  // A node of a later epoch was made after Begin, under an id that was free then.
+  if (node == nullptr || node->dirty_epoch != epoch_) return NodeImage{};
+  node->dirty_epoch = 0;
+  return ImageOf(map, *node);
 }
 
-std::vector<uint8_t> Capture::TailSections() const {
-  std::vector<uint8_t> out;
-  const auto append = [&out](SectionType type, const std::vector<uint8_t>& payload) {
-    const std::vector<uint8_t> section = Section(type, payload);
-    out.insert(out.end(), section.begin(), section.end());
-  };
-  for (const auto& slots : indexes_) {
-    std::vector<uint8_t> payload;
-    Put(payload, IndexPayload{slots.size()});
-    for (const auto& [slot, leaf] : slots) Put(payload, IndexSlot{slot, leaf});
-    append(SectionType::kIndex, payload);
-  }
-  append(SectionType::kManifest, EncodeManifest(manifest_));
-  return out;
+void Capture::End(Map& map, bool written) {
+  map.before_change = nullptr;
+  map.capture_epoch = 0;
+  if (!written) map.nodes().GiveBackDirty(ids_);
 }
 
-CheckpointWriter::CheckpointWriter(File& file, const std::string& pool_uuid, uint64_t generation,
-                                   uint64_t lsn)
-    : file_(file) {
-  FileHeader header{};
-  header.magic = kMagic;
-  header.generation = generation;
-  header.lsn = lsn;
-  std::memcpy(header.pool_uuid, pool_uuid.data(),
-              std::min(pool_uuid.size(), sizeof header.pool_uuid - 1));
-  Put(buffer_, header);
+Checkpoints::Checkpoints(PageStore pages, std::string pool_uuid)
+    : pages_(std::move(pages)), uuid_crc_(Crc32c(0, pool_uuid.data(), pool_uuid.size())) {}
+
+uint32_t Checkpoints::Checksum(const void* bytes, size_t length) const {
+  return Crc32c(uuid_crc_, bytes, length);
 }
 
-Status CheckpointWriter::Append(const std::vector<uint8_t>& bytes) {
-  buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
-  return buffer_.size() < kBufferBytes ? Status::Ok() : Drain();
+Status Checkpoints::Damaged(const char* what, uint64_t page) const {
+  return Status(Code::kCorrupt, pages_.file().path() + ": damaged: " + what + " in page " +
+                                    std::to_string(page) + " of the checkpoint does not match " +
+                                    "its checksum");
 }
 
-Status CheckpointWriter::Drain() {
-  crc_ = Crc32c(crc_, buffer_.data(), buffer_.size());
-  Status status = file_.Pwrite(written_, buffer_.data(), buffer_.size());
-  written_ += buffer_.size();
+void Checkpoints::Begin() {
+  next_ = current_;
+  changed_.clear();
+  taken_.clear();
+  superseded_.clear();
+  buffer_.clear();
+}
+
+// Takes pages for the bytes and writes them, together with what follows.
+Status Checkpoints::Place(const uint8_t* bytes, uint64_t count, uint64_t* page) {
+  Result<uint64_t> place = pages_.Allocate(count);
+  if (!place.ok()) return place.TakeStatus();
+  *page = place.value();
+  taken_.push_back({*page, count});
+  const bool adjacent = buffer_page_ + buffer_.size() / kPageBytes == *page;
+  if (!adjacent || buffer_.size() + count * kPageBytes > kBufferBytes)
+    if (Status status = Drain(); !status.ok()) return status;
+  if (buffer_.empty()) buffer_page_ = *page;
+  buffer_.insert(buffer_.end(), bytes, bytes + count * kPageBytes);
+  return Status::Ok();
+}
+
+Status Checkpoints::Drain() {
+  if (buffer_.empty()) return Status::Ok();
+  Status status = pages_.Write(buffer_page_, buffer_.data(), buffer_.size() / kPageBytes);
   buffer_.clear();
   return status;
 }
 
-Status CheckpointWriter::Finish(CheckpointRef* ref) {
-  if (Status status = Drain(); !status.ok()) return status;
-  ref->bytes = written_;
-  ref->crc = crc_;
-  // Before the superblock may name this file, every byte of it must be on the disk.
-  return file_.Fdatasync();
+Status Checkpoints::AddNode(uint32_t id, const NodeImage& image) {
+  if (next_.nodes.size() <= id) next_.nodes.resize(id + 1);
+  PageRef& ref = next_.nodes[id];
+  if (!ref.used() && image.form == PageForm::kNone) return Status::Ok();
+  if (ref.used()) superseded_.push_back({ref.page, PagesOf(ref.form)});
+  ref = PageRef{};
+  changed_.push_back(id);
+  if (image.form == PageForm::kNone) return Status::Ok();
+  ref.form = image.form;
+  ref.crc = Checksum(image.bytes.data(), image.bytes.size());
+  return Place(image.bytes.data(), PagesOf(image.form), &ref.page);
 }
 
-namespace {
-
-// Reads sections from a buffer that was verified as a whole; still checks every length, because a
-// bug in an older version is damage too.
-class Loader {
- public:
-  Loader(const std::vector<uint8_t>& bytes, Map& map) : bytes_(bytes), map_(map) {}
-
-  bool Load(LoadedCheckpoint* out) {
-    at_ = sizeof(FileHeader);
-    bool ended = false;
-    while (!ended) {
-      SectionHeader header;
-      if (!Get(&header) || header.bytes % 8 != 0 || header.bytes > bytes_.size() - at_)
-        return false;
-      section_end_ = at_ + header.bytes;
-      if (Crc32c(0, bytes_.data() + at_, header.bytes) != header.crc) return false;
-      if (!LoadSection(static_cast<SectionType>(header.type), out, &ended)) return false;
-      if (at_ != section_end_) return false;
-    }
-    return at_ == bytes_.size();
+Status Checkpoints::WriteTable() {
+  next_.table.resize((next_.nodes.size() + kRefsPerTablePage - 1) / kRefsPerTablePage);
+  std::sort(changed_.begin(), changed_.end());
+  uint64_t last = UINT64_MAX;
+  for (const uint32_t id : changed_) {
+    const uint64_t number = id / kRefsPerTablePage;
+    if (number == last) continue;
+    last = number;
+    PageRef& ref = next_.table[number];
+    if (ref.used()) superseded_.push_back({ref.page, 1});
+    const std::vector<uint8_t> bytes = EncodeTablePage(next_.nodes, number * kRefsPerTablePage);
+    ref.form = PageForm::kTable;
+    ref.crc = Checksum(bytes.data(), bytes.size());
+    if (Status status = Place(bytes.data(), 1, &ref.page); !status.ok()) return status;
   }
+  return Status::Ok();
+}
 
- private:
-  template <typename T>
-  bool Get(T* value) {
-    if (bytes_.size() - at_ < sizeof *value) return false;
-    std::memcpy(value, bytes_.data() + at_, sizeof *value);
-    at_ += sizeof *value;
-    return true;
-  }
+Status Checkpoints::Finish(const Capture& capture, CheckpointRef* ref) {
+  Status status = WriteTable();
+  if (!status.ok()) return status;
+  std::vector<uint8_t> bytes = EncodeManifestRun(next_.table, capture.manifest());
+  ref->manifest_bytes = bytes.size();
+  ref->manifest_crc = Checksum(bytes.data(), bytes.size());
+  bytes.resize((bytes.size() + kPageBytes - 1) / kPageBytes * kPageBytes);
+  if (next_.manifest.count != 0) superseded_.push_back(next_.manifest);
+  next_.manifest.count = bytes.size() / kPageBytes;
+  status = Place(bytes.data(), next_.manifest.count, &next_.manifest.page);
+  ref->manifest_page = next_.manifest.page;
+  if (status.ok()) status = Drain();
+  // Before the superblock may name this tree, every page of it must be on the disk.
+  return status.ok() ? pages_.Sync() : std::move(status);
+}
 
-  bool LoadSection(SectionType type, LoadedCheckpoint* out, bool* ended) {
-    switch (type) {
-      case SectionType::kLeaf:
-        return LoadLeaf();
-      case SectionType::kIndex:
-        return LoadIndex();
-      case SectionType::kManifest:
-        *ended = true;
-        return LoadManifest(out);
-    }
-    return false;
-  }
+void Checkpoints::Commit() {
+  for (const PageRun& run : retired_) pages_.Free(run.page, run.count);
+  retired_ = std::exchange(superseded_, {});
+  current_ = std::exchange(next_, {});
+  // A stock for a whole tree of wide leaves, so that the next checkpoint does not meet a full file
+  // system. Without it, that one has to see.
+  (void)pages_.Reserve(2 * current_.nodes.size());
+}
 
-  bool LoadLeaf() {
-    LeafPayload payload;
-    if (!Get(&payload)) return false;
-    auto* leaf = new Leaf;
-    leaf->owners.store(0);
-    leaves_.push_back(leaf);
-    for (auto& place : leaf->entries) {
-      Entry entry;
-      if (payload.wide) {
-        WideEntry wide;
-        if (!Get(&wide)) return false;
-        entry = EntryOf(wide);
-      } else {
-        uint64_t narrow;
-        if (!Get(&narrow)) return false;
-        if (narrow & kNarrowMapped) {
-          entry = Entry::Full(narrow & kNoTrack);
-          entry.inherited = (narrow & kNarrowInherited) != 0;
-        }
-      }
-      place.store(map_.Encode(entry), std::memory_order_relaxed);
-      if (entry.mapped()) ++leaf->mapped;
-      if (entry.inherited) ++leaf->inherited;
-    }
-    return leaf->mapped == payload.mapped;
-  }
+std::vector<PageRun> Checkpoints::Runs() const {
+  std::vector<PageRun> runs{current_.manifest};
+  for (const std::vector<PageRef>* refs : {&current_.table, &current_.nodes})
+    for (const PageRef& ref : *refs)
+      if (ref.used()) runs.push_back({ref.page, PagesOf(ref.form)});
+  return runs;
+}
 
-  bool LoadIndex() {
-    IndexPayload payload;
-    if (!Get(&payload) || payload.slots > kIndexLeaves) return false;
-    auto* index = new IndexNode;
-    index->owners.store(0);
-    indexes_.push_back(index);
-    for (uint64_t i = 0; i < payload.slots; ++i) {
-      IndexSlot slot;
-      if (!Get(&slot) || slot.slot >= kIndexLeaves || slot.leaf >= leaves_.size()) return false;
-      index->leaves[slot.slot].store(leaves_[slot.leaf]);
-      leaves_[slot.leaf]->owners.fetch_add(1);
-    }
-    return true;
-  }
-
-  bool LoadManifest(LoadedCheckpoint* out) {
-    Manifest manifest;
-    if (!DecodeManifest({bytes_.data() + at_, section_end_ - at_}, &manifest)) return false;
-    at_ = section_end_;
-    for (const ManifestVolume& described : manifest.volumes) {
-      std::shared_ptr<VolumeState> volume = Instantiate(described);
-      for (size_t i = 0; i < volume->root.size(); ++i) {
-        const uint64_t number = described.root[i];
-        if (number > indexes_.size()) return false;
-        if (number == 0) continue;
-        volume->root[i].store(indexes_[number - 1]);
-        indexes_[number - 1]->owners.fetch_add(1);
-      }
-      out->volumes.push_back(std::move(volume));
-    }
-    out->relations = std::move(manifest.relations);
-    out->next_relation = manifest.next_relation;
-    return true;
-  }
-
-  const std::vector<uint8_t>& bytes_;
-  Map& map_;
-  size_t at_ = 0;
-  size_t section_end_ = 0;
-  std::vector<Leaf*> leaves_;
-  std::vector<IndexNode*> indexes_;
-};
-
-}  // namespace
-
-Result<LoadedCheckpoint> LoadCheckpoint(File& file, const CheckpointRef& ref,
-                                        const std::string& pool_uuid, Map& map) {
-  LoadedCheckpoint loaded;
-  if (ref.bytes == 0) return loaded;
-  Result<uint64_t> size = file.Size();
-  if (!size.ok()) return size.TakeStatus();
-  const auto corrupt = [&file] {
-    return Status(Code::kCorrupt,
-                  file.path() + ": damaged: the checkpoint does not match its checksum");
-  };
-  if (size.value() < ref.bytes || ref.bytes < sizeof(FileHeader)) return corrupt();
-  std::vector<uint8_t> bytes(ref.bytes);
-  if (Status status = file.Pread(0, bytes.data(), bytes.size()); !status.ok()) return status;
-  const auto header = ReadRecord<FileHeader>(bytes.data());
-  if (Crc32c(0, bytes.data(), bytes.size()) != ref.crc || header.magic != kMagic ||
-      header.lsn != ref.lsn || pool_uuid.compare(0, std::string::npos, header.pool_uuid) != 0)
-    return corrupt();
-  if (!Loader(bytes, map).Load(&loaded)) return corrupt();
-  return loaded;
+void Checkpoints::Abort() {
+  for (const PageRun& run : taken_) pages_.Free(run.page, run.count);
+  next_ = {};
 }
 
 }  // namespace flashlun

@@ -102,7 +102,7 @@ IndexNode* Map::IndexForEdit(VolumeState& volume, uint64_t index_slot, uint64_t 
   std::atomic<IndexNode*>& place = volume.root[index_slot];
   IndexNode* index = place.load(std::memory_order_relaxed);
   if (index != nullptr && index->owners.load(std::memory_order_relaxed) == 1) return index;
-  auto* own = new IndexNode;
+  auto* own = NewNode<IndexNode>();
   if (index != nullptr) {
     for (uint32_t i = 0; i < kIndexLeaves; ++i) {
       Leaf* leaf = index->leaves[i].load(std::memory_order_relaxed);
@@ -121,7 +121,8 @@ Leaf* Map::LeafForEdit(VolumeState& volume, uint64_t track, uint64_t lsn) {
   Leaf* leaf = place.load(std::memory_order_relaxed);
   const uint64_t leaf_slot = track / kLeafTracks;
   if (leaf == nullptr) {
-    leaf = new Leaf;
+    WillChange(index);
+    leaf = NewNode<Leaf>();
     place.store(leaf, std::memory_order_release);
     volume.ClearLeafInherited(leaf_slot);
     return leaf;
@@ -129,6 +130,7 @@ Leaf* Map::LeafForEdit(VolumeState& volume, uint64_t track, uint64_t lsn) {
   if (leaf->owners.load(std::memory_order_relaxed) != 1) {
     Leaf* own = CopyLeaf(*leaf);
     MarkInherited(volume, leaf_slot, own);
+    WillChange(index);
     place.store(own, std::memory_order_release);
     Emit(LeafDrop(leaf, lsn));
     return own;
@@ -151,7 +153,7 @@ void Map::MarkInherited(VolumeState& volume, uint64_t leaf_slot, Leaf* leaf) {
 }
 
 Leaf* Map::CopyLeaf(const Leaf& leaf) {
-  auto* copy = new Leaf;
+  auto* copy = NewNode<Leaf>();
   for (uint32_t i = 0; i < kLeafTracks; ++i) {
     const uint64_t raw = leaf.entries[i].load(std::memory_order_relaxed);
     AppendCopy(copy, i, raw, RawInherited(raw));
@@ -238,10 +240,11 @@ void Map::Apply(const Drop& drop, std::vector<Drop>* more) {
       return;
     case Drop::Kind::kIndex:
       if (drop.index->owners.fetch_sub(1) != 1) return;
+      WillDie(drop.index);
       for (auto& place : drop.index->leaves)
         if (Leaf* leaf = place.load(std::memory_order_relaxed))
           more->push_back(LeafDrop(leaf, drop.lsn));
-      delete drop.index;
+      DeleteNode(drop.index);
       return;
   }
 }
@@ -249,7 +252,7 @@ void Map::Apply(const Drop& drop, std::vector<Drop>* more) {
 void Map::ApplyLeaf(const Drop& drop, std::vector<Drop>* more) {
   Leaf* leaf = drop.leaf;
   if (leaf->owners.fetch_sub(1) != 1) return;
-  WillChange(leaf);
+  WillDie(leaf);
   for (auto& place : leaf->entries) {
     const uint64_t raw = place.load(std::memory_order_relaxed);
     if (raw == 0) continue;
@@ -259,7 +262,7 @@ void Map::ApplyLeaf(const Drop& drop, std::vector<Drop>* more) {
       Apply(TrackDrop(entry.base, drop.lsn), more);
     if (raw & kPartialBit) partials_.Free(static_cast<uint32_t>(raw));
   }
-  delete leaf;
+  DeleteNode(leaf);
 }
 
 void Map::Share(VolumeState& source, VolumeState& target, uint64_t lsn) {
@@ -291,7 +294,7 @@ void Map::Share(VolumeState& source, VolumeState& target, uint64_t lsn) {
 // The index node in which a smaller source ends: its leaves up to the end, the target's own behind
 // it.
 IndexNode* Map::MergeBoundary(VolumeState& source, VolumeState& target, uint64_t index) {
-  auto* merged = new IndexNode;
+  auto* merged = NewNode<IndexNode>();
   const IndexNode* from = source.root[index].load(std::memory_order_relaxed);
   const IndexNode* own = target.root[index].load(std::memory_order_relaxed);
   for (uint32_t j = 0; j < kIndexLeaves; ++j) {
@@ -316,7 +319,7 @@ IndexNode* Map::MergeBoundary(VolumeState& source, VolumeState& target, uint64_t
 
 Leaf* Map::MergeLeaf(const Leaf* source, const Leaf* target, uint32_t source_entries) {
   if (source == nullptr && target == nullptr) return nullptr;
-  auto* merged = new Leaf;
+  auto* merged = NewNode<Leaf>();
   for (uint32_t i = 0; i < kLeafTracks; ++i) {
     const bool inherited = i < source_entries;
     const Leaf* from = inherited ? source : target;
@@ -345,15 +348,14 @@ void Map::DropTree(VolumeState& volume, uint64_t lsn) {
   volume.mapped_tracks = 0;
 }
 
-void Map::Destroy(const std::vector<VolumeState*>& volumes) {
-  replaying_ = true;  // counts no longer matter
-  for (VolumeState* volume : volumes) DropTree(*volume, 0);
-  std::vector<Drop> work;
-  work.swap(drops_);
-  while (!work.empty()) {
-    const Drop drop = work.back();
-    work.pop_back();
-    Apply(drop, &work);
+Map::~Map() {
+  for (size_t id = 0; id < nodes_.size(); ++id) {
+    Node* node = nodes_.Find(static_cast<uint32_t>(id));
+    if (node == nullptr) continue;
+    if (node->kind == NodeKind::kLeaf)
+      delete static_cast<Leaf*>(node);
+    else
+      delete static_cast<IndexNode*>(node);
   }
 }
 
@@ -419,6 +421,29 @@ uint64_t Map::CountOutOfSync(const VolumeState& volume) const {
     }
   }
   return count;
+}
+
+void Map::CountOwners(const std::vector<VolumeState*>& volumes) {
+  for (size_t id = 0; id < nodes_.size(); ++id)
+    if (Node* node = nodes_.Find(static_cast<uint32_t>(id))) node->owners.store(0);
+  for (const VolumeState* volume : volumes)
+    for (const auto& place : volume->root)
+      if (IndexNode* index = place.load(std::memory_order_relaxed)) index->owners.fetch_add(1);
+  const auto each = [this](NodeKind kind, auto visit) {
+    for (size_t id = 0; id < nodes_.size(); ++id)
+      if (Node* node = nodes_.Find(static_cast<uint32_t>(id)); node && node->kind == kind)
+        visit(node);
+  };
+  each(NodeKind::kIndex, [this](Node* node) {
+    auto* index = static_cast<IndexNode*>(node);
+    if (index->owners.load() == 0) return DeleteNode(index);
+    for (const auto& place : index->leaves)
+      if (Leaf* leaf = place.load(std::memory_order_relaxed)) leaf->owners.fetch_add(1);
+  });
+  each(NodeKind::kLeaf, [this](Node* node) {
+    auto* leaf = static_cast<Leaf*>(node);
+    if (leaf->owners.load() == 0) DeleteNode(leaf);
+  });
 }
 
 std::string Map::RestoreLeaf(const Leaf& leaf) {

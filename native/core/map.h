@@ -22,22 +22,22 @@
 
 #include "core/allocator.h"
 #include "core/entry.h"
+#include "core/nodes.h"
 #include "core/partials.h"
 #include "core/store.h"
 
 namespace flashlun {
 
-struct Leaf {
-  std::atomic<uint32_t> owners{1};
+struct Leaf : Node {
+  Leaf() : Node(NodeKind::kLeaf) {}
   std::atomic<uint32_t> mapped{0};  // entries that are mapped
   std::atomic<uint32_t> inherited{
       0};  // entries with the inherited flag: a hint to skip leaves, may be too high
-  bool capture_pending = false;  // a running checkpoint has not taken this leaf's image yet
   std::atomic<uint64_t> entries[kLeafTracks]{};
 };
 
-struct IndexNode {
-  std::atomic<uint32_t> owners{1};
+struct IndexNode : Node {
+  IndexNode() : Node(NodeKind::kIndex) {}
   std::atomic<Leaf*> leaves[kIndexLeaves]{};
 };
 
@@ -115,6 +115,8 @@ struct Drop {
 class Map {
  public:
   explicit Map(uint64_t capacity_tracks) : allocator_(capacity_tracks) {}
+  // Nothing may be running.
+  ~Map();
   Map(const Map&) = delete;
   Map& operator=(const Map&) = delete;
 
@@ -135,8 +137,6 @@ class Map {
   void Share(VolumeState& source, VolumeState& target, uint64_t lsn);
   // Gives up the whole tree (volume delete).
   void DropTree(VolumeState& volume, uint64_t lsn);
-  // Frees the memory of every tree and of all drops. The end of the map: nothing may be running.
-  void Destroy(const std::vector<VolumeState*>& volumes);
   // Whether the track is T0 content that was not copied yet. Under the state lock: an edit of the
   // leaf moves the flag from the slot's bit to the entries.
   bool Inherited(const VolumeState& volume, uint64_t track) const {
@@ -159,6 +159,9 @@ class Map {
   // nothing is served before the recovered state is durable.
   void set_replaying(bool replaying) { replaying_ = replaying; }
   bool replaying() const { return replaying_; }
+  // Owner counts of loaded nodes; those that no volume reaches are deleted (their drop was still
+  // waiting when the checkpoint was taken).
+  void CountOwners(const std::vector<VolumeState*>& volumes);
   // Rebuilds track counts and mapped counts from the trees. A message when the map contradicts
   // itself.
   std::string RebuildCounts(const std::vector<VolumeState*>& volumes);
@@ -166,9 +169,11 @@ class Map {
   // RebuildCounts.
   uint64_t needed_bytes() const { return needed_bytes_; }
 
-  // Called with a leaf that is about to change or die while its capture is pending
-  // (checkpoint.h).
-  std::function<void(Leaf*)> before_change;
+  // A running checkpoint: called with a node of its epoch that is about to change or die
+  // (checkpoint.h). capture_epoch 0: none runs.
+  std::function<void(Node*)> before_change;
+  uint32_t capture_epoch = 0;
+  NodeRegistry& nodes() { return nodes_; }
 
   Entry Decode(uint64_t raw) const;
   uint64_t Encode(const Entry& entry);
@@ -187,8 +192,27 @@ class Map {
   IndexNode* MergeBoundary(VolumeState& source, VolumeState& target, uint64_t index);
   Leaf* MergeLeaf(const Leaf* source, const Leaf* target, uint32_t source_entries);
   void RecountMapped(VolumeState& volume);
-  void WillChange(Leaf* leaf) {
-    if (leaf->capture_pending) before_change(leaf);
+  template <typename AnyNode>
+  AnyNode* NewNode() {
+    auto* node = new AnyNode;
+    nodes_.Add(node);
+    return node;
+  }
+  template <typename AnyNode>
+  void DeleteNode(AnyNode* node) {
+    nodes_.Remove(node);
+    delete node;
+  }
+  // The image that a running checkpoint needs is still to be taken.
+  bool Pending(const Node* node) const {
+    return capture_epoch != 0 && node->dirty_epoch == capture_epoch;
+  }
+  void WillDie(Node* node) {
+    if (Pending(node)) before_change(node);
+  }
+  void WillChange(Node* node) {
+    WillDie(node);
+    nodes_.SetDirty(node);
   }
   void Emit(Drop drop);
   void RefEntry(const Entry& entry);
@@ -196,6 +220,7 @@ class Map {
   std::string RestoreLeaf(const Leaf& leaf);
 
   Allocator allocator_;
+  NodeRegistry nodes_;
   PartialTable partials_;
   std::vector<Drop> drops_;
   bool replaying_ = false;

@@ -86,9 +86,10 @@ struct StoreInfo {
   uint64_t checkpoints = 0;
   uint64_t flushes = 0;
   uint64_t last_lsn = 0, durable_lsn = 0;
-  bool recovered_unclean = false;  // the last session did not close the pool
-  uint64_t recovered_records = 0;  // journal and kill-ring records replayed at open
-  std::string poisoned;            // empty, or why the pool stopped
+  bool recovered_unclean = false;         // the last session did not close the pool
+  bool used_previous_checkpoint = false;  // the current one was damaged
+  uint64_t recovered_records = 0;         // journal and kill-ring records replayed at open
+  std::string poisoned;                   // empty, or why the pool stopped
 };
 
 // A thread's place in the epoch scheme: says which epoch its current operation began in. One

@@ -29,6 +29,8 @@ constexpr uint64_t kAutocommitRecords = 4096;
 constexpr std::chrono::milliseconds kGracePoll{5};
 // Leaves and index nodes given up in one round: at up to 40 microseconds each, 5 ms.
 constexpr uint32_t kNodesPerReclaim = 128;
+// Images that a checkpoint takes in one hold of the state lock: about a microsecond each.
+constexpr size_t kNodesPerHold = 16;
 // How long a checkpoint that found the file system full waits before it tries again.
 constexpr std::chrono::milliseconds kCheckpointRetry{1000};
 
@@ -390,24 +392,20 @@ Status StoreImpl::CheckpointOnce(bool clean) {
     // harmless, because records up to `lsn` are skipped.
     ref.replay = position_;
   }
-  ref.slot = (superblock_.current.slot + 1) % kCheckpointSlots;
-  Status status = WriteCheckpointFile(capture, &ref);
-  {
-    auto lock = state_.Acquire();
-    map_->before_change = nullptr;
+  if (Status status = WriteCheckpoint(capture, &ref); !status.ok()) {
+    checkpoint_->Abort();
+    return status;
   }
-  if (!status.ok()) return status;
-  // The checkpoint names tracks whose records may not have been committed: their data first (trap
-  // T3).
-  if (!Mutated(Mutation::kCheckpointNoFlush)) status = SyncData();
-  if (!status.ok()) return status;
-  WaitUntilDurable(ref.lsn);
   Superblock next = superblock_;
   next.previous = next.current;
   next.current = ref;
   next.clean = clean;
   ++next.generation;
-  if (status = WriteSuperblock(*superblock_file_, next); !status.ok()) return status;
+  // Whatever the reason, a superblock that was written in part may name the new tree: nothing may
+  // be put into its pages any more.
+  if (Status status = WriteSuperblock(*checkpoint_file_, next); !status.ok())
+    return Status(Code::kIo, status.message());
+  checkpoint_->Commit();
   auto lock = state_.Acquire();
   superblock_ = next;
   ++counters_.checkpoints;
@@ -415,20 +413,36 @@ Status StoreImpl::CheckpointOnce(bool clean) {
   return Status::Ok();
 }
 
-Status StoreImpl::WriteCheckpointFile(Capture& capture, CheckpointRef* ref) {
-  CheckpointWriter writer(*checkpoints_[ref->slot], pool_uuid_, superblock_.generation + 1,
-                          ref->lsn);
-  Status status;
-  for (size_t i = 0; i < capture.leaf_count(); ++i) {
+// Everything up to the superblock.
+Status StoreImpl::WriteCheckpoint(Capture& capture, CheckpointRef* ref) {
+  checkpoint_->Begin();
+  Status status = WriteNodes(capture);
+  if (status.ok()) status = checkpoint_->Finish(capture, ref);
+  {
     auto lock = state_.Acquire();
-    const LeafImage image =
-        capture.TakeOut(*map_, i);  // also after an error: no leaf may stay marked
-    lock.unlock();
-    if (status.ok()) status = writer.Append(image);
+    capture.End(*map_, status.ok());
   }
-  if (status.ok()) status = writer.Append(capture.TailSections());
-  if (status.ok()) status = writer.Finish(ref);
+  // The checkpoint names tracks whose records may not have been committed: their data first (trap
+  // T3).
+  if (status.ok() && !Mutated(Mutation::kCheckpointNoFlush)) status = SyncData();
+  if (status.ok()) WaitUntilDurable(ref->lsn);
   return status;
+}
+
+Status StoreImpl::WriteNodes(Capture& capture) {
+  std::vector<NodeImage> images;
+  const std::vector<uint32_t>& ids = capture.ids();
+  for (size_t i = 0; i < ids.size();) {
+    const size_t end = std::min(ids.size(), i + kNodesPerHold);
+    images.clear();
+    {
+      auto lock = state_.Acquire();
+      for (size_t at = i; at < end; ++at) images.push_back(capture.TakeOut(*map_, ids[at]));
+    }
+    for (const NodeImage& image : images)
+      if (Status status = checkpoint_->AddNode(ids[i++], image); !status.ok()) return status;
+  }
+  return Status::Ok();
 }
 
 }  // namespace flashlun

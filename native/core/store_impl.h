@@ -2,8 +2,7 @@
 //
 // Files of a pool directory (docs/format.md):
 //   lock                    held while open
-//   meta                    superblock x 4, journal ring
-//   checkpoint-0, -1, -2    checkpoints in turn
+//   meta                    superblock x 4, journal ring, checkpoint pages
 //   tracks                  label, then from 1 MiB on 64 KiB physical tracks
 //   ring                    kill ring (MAP_SHARED)
 //
@@ -89,9 +88,10 @@ class StoreImpl {
   Status RefuseRemains();
   Status OpenFiles();
   Status Recover();
-  Status LoadMap(CheckpointRef* used);
+  Status LoadMap();
+  Status LoadCheckpoint(const CheckpointRef& ref);
   Status CheckTracksSize();
-  Status ReplayJournal(const CheckpointRef& from);
+  Status ReplayJournal();
   void ReplayKillRing();
   Status ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length);
   Status ApplyMap(uint64_t lsn, const uint8_t* record);
@@ -145,7 +145,8 @@ class StoreImpl {
   void CheckpointLoop();
   Status CheckpointOnce(bool clean);
   void WaitUntilDurable(uint64_t lsn);
-  Status WriteCheckpointFile(Capture& capture, CheckpointRef* ref);
+  Status WriteCheckpoint(Capture& capture, CheckpointRef* ref);
+  Status WriteNodes(Capture& capture);
   uint64_t JournalUsed() const;
   bool JournalHasRoom(uint64_t blocks) const;
 
@@ -167,10 +168,12 @@ class StoreImpl {
   Io& io_;
   StoreOptions options_;
   std::shared_ptr<void> lock_file_;
-  std::unique_ptr<File> meta_, data_, checkpoints_[kCheckpointSlots];
+  std::unique_ptr<File> meta_, data_;
   // A second descriptor of `meta`: the kernel reports a write-back error once per open file, so the
-  // journal's fdatasync and the superblock's, which may run at the same time, must not share one.
-  std::unique_ptr<File> superblock_file_;
+  // journal's fdatasync and that of checkpoint and superblock, which may run at the same time, must
+  // not share one.
+  std::unique_ptr<File> checkpoint_file_;
+  std::unique_ptr<Checkpoints> checkpoint_;  // the checkpoint task's, after Open
   std::unique_ptr<KillRing> ring_;
   std::unique_ptr<Journal> journal_;
   uint64_t open_epoch_ = 0;

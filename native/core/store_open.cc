@@ -45,15 +45,9 @@ Status Contradiction(const std::string& dir, const std::string& what) {
                     "; nothing was changed: restore the pool directory from a backup");
 }
 
-constexpr const char* kCheckpointNames[kCheckpointSlots] = {"checkpoint-0", "checkpoint-1",
-                                                            "checkpoint-2"};
-
 }  // namespace
 
-StoreImpl::~StoreImpl() {
-  StopTasks();
-  if (map_) map_->Destroy(VolumePointers());
-}
+StoreImpl::~StoreImpl() { StopTasks(); }
 
 std::vector<VolumeState*> StoreImpl::VolumePointers() const {
   std::vector<VolumeState*> volumes;
@@ -78,17 +72,12 @@ Status StoreImpl::Open() {
 }
 
 // A pool whose meta file is gone must not be taken for a directory without one. An interrupted
-// creation leaves no ring (it is made after the meta file has its name), no tracks and no
-// checkpoint.
+// creation leaves no ring (it is made after the meta file has its name) and no tracks.
 Status StoreImpl::RefuseRemains() {
   bool remains = io_.Exists(PathOf("ring"));
-  for (const char* name :
-       {"tracks", kCheckpointNames[0], kCheckpointNames[1], kCheckpointNames[2]}) {
-    Result<std::unique_ptr<File>> file = io_.OpenFile(PathOf(name), {});
-    if (!file.ok()) continue;
+  if (Result<std::unique_ptr<File>> file = io_.OpenFile(PathOf("tracks"), {}); file.ok()) {
     Result<uint64_t> size = file.value()->Size();
-    const uint64_t when_made = std::string_view(name) == "tracks" ? kTracksOffset : 0;
-    remains = remains || !size.ok() || size.value() > when_made;
+    remains = remains || !size.ok() || size.value() > kTracksOffset;
   }
   if (!remains) return Status::Ok();
   return Status(Code::kCorrupt, PathOf("meta") +
@@ -118,17 +107,14 @@ Status StoreImpl::CreatePool() {
   Status status = data.value()->Truncate(kTracksOffset);
   if (status.ok()) status = data.value()->Pwrite(0, &label, sizeof label);
   if (status.ok()) status = data.value()->Fdatasync();
-  for (const char* name : kCheckpointNames) {
-    if (!status.ok()) return status;
-    status = io_.OpenFile(PathOf(name), {.create = true}).TakeStatus();
-  }
+  if (!status.ok()) return status;
   Result<std::unique_ptr<File>> meta = io_.OpenFile(PathOf("meta.new"), {.create = true});
   if (!meta.ok()) return meta.TakeStatus();
   // Written, not only allocated: the first fdatasync of a journal block then has no extent to
   // convert (3.3).
   const std::vector<uint8_t> zeroes(1 << 20);
-  const uint64_t end = kJournalOffset + superblock.journal_blocks * kBlockBytes;
-  for (uint64_t at = 0; at < end && status.ok(); at += zeroes.size())
+  const uint64_t end = PagesOffset(superblock.journal_blocks);
+  for (uint64_t at = kJournalOffset; at < end && status.ok(); at += zeroes.size())
     status = meta.value()->Pwrite(at, zeroes.data(), std::min<uint64_t>(zeroes.size(), end - at));
   if (status.ok()) status = WriteSuperblock(*meta.value(), superblock);
   if (status.ok()) status = io_.SyncDir(options_.dir);
@@ -154,10 +140,8 @@ Status StoreImpl::OpenFiles() {
     return status;
   };
   if (Status status = open("meta", &meta_); !status.ok()) return status;
-  if (Status status = open("meta", &superblock_file_); !status.ok()) return status;
+  if (Status status = open("meta", &checkpoint_file_); !status.ok()) return status;
   if (Status status = open("tracks", &data_); !status.ok()) return status;
-  for (uint32_t i = 0; i < kCheckpointSlots; ++i)
-    if (Status status = open(kCheckpointNames[i], &checkpoints_[i]); !status.ok()) return status;
   return Status::Ok();
 }
 
@@ -179,12 +163,8 @@ Status StoreImpl::Recover() {
                       meta_->path() + "; nothing was changed: restore the file from a backup");
   journal_ =
       std::make_unique<Journal>(*meta_, kJournalOffset, superblock_.journal_blocks, pool_uuid_);
-  map_ = std::make_unique<Map>(superblock_.capacity_tracks);
-  map_->set_replaying(true);
-  CheckpointRef from;
-  if (Status status = LoadMap(&from); !status.ok()) return status;
-  last_lsn_ = from.lsn;
-  if (Status status = ReplayJournal(from); !status.ok()) return status;
+  if (Status status = LoadMap(); !status.ok()) return status;
+  if (Status status = ReplayJournal(); !status.ok()) return status;
   durable_lsn_ = last_lsn_;
   ReplayKillRing();
   map_->set_replaying(false);
@@ -206,25 +186,15 @@ Status StoreImpl::CheckTracksSize() {
                                     "; nothing was changed: restore the file from a backup");
 }
 
-Status StoreImpl::LoadMap(CheckpointRef* used) {
-  *used = superblock_.current;
-  Result<LoadedCheckpoint> loaded =
-      LoadCheckpoint(*checkpoints_[used->slot], *used, pool_uuid_, *map_);
-  if (!loaded.ok() && superblock_.generation > 1) {
-    // The previous checkpoint and a longer replay give the same state: its journal was kept for
-    // this.
-    *used = superblock_.previous;
-    map_ = std::make_unique<Map>(superblock_.capacity_tracks);
-    map_->set_replaying(true);
-    Result<LoadedCheckpoint> previous =
-        LoadCheckpoint(*checkpoints_[used->slot], *used, pool_uuid_, *map_);
-    if (previous.ok()) loaded = std::move(previous);
-  }
-  if (!loaded.ok())
-    return Status(loaded.status().code(),
-                  loaded.status().message() +
-                      ", nor does the one before it; nothing was changed: restore the pool "
-                      "directory from a backup");
+Status StoreImpl::LoadCheckpoint(const CheckpointRef& ref) {
+  volumes_.clear();
+  relations_.clear();
+  map_ = std::make_unique<Map>(superblock_.capacity_tracks);
+  map_->set_replaying(true);
+  checkpoint_ = std::make_unique<Checkpoints>(
+      PageStore(*checkpoint_file_, PagesOffset(superblock_.journal_blocks)), pool_uuid_);
+  Result<Checkpoints::Loaded> loaded = checkpoint_->Load(ref, *map_);
+  if (!loaded.ok()) return loaded.TakeStatus();
   for (auto& volume : loaded.value().volumes) volumes_.emplace(volume->id, volume);
   for (const RelationState& relation : loaded.value().relations) {
     if (!volumes_.contains(relation.source_id) || !volumes_.contains(relation.target_id))
@@ -232,12 +202,31 @@ Status StoreImpl::LoadMap(CheckpointRef* used) {
     relations_.emplace(relation.id, relation);
   }
   next_relation_ = loaded.value().next_relation;
+  last_lsn_ = ref.lsn;
   return Status::Ok();
 }
 
-Status StoreImpl::ReplayJournal(const CheckpointRef& from) {
+Status StoreImpl::LoadMap() {
+  Status status = LoadCheckpoint(superblock_.current);
+  if (status.ok()) {
+    checkpoint_->KeepPrevious(superblock_.previous);
+    return status;
+  }
+  // The previous checkpoint and a longer replay give the same state: its pages and its journal were
+  // kept for this.
+  if (superblock_.generation > 1 && LoadCheckpoint(superblock_.previous).ok()) {
+    superblock_.current = superblock_.previous;
+    counters_.used_previous_checkpoint = true;
+    return Status::Ok();
+  }
+  return Status(status.code(), status.message() +
+                                   ", nor does the checkpoint before it; nothing was changed: "
+                                   "restore the pool directory from a backup");
+}
+
+Status StoreImpl::ReplayJournal() {
   Result<JournalPosition> end =
-      journal_->Replay(from.replay, superblock_.open_epoch,
+      journal_->Replay(superblock_.current.replay, superblock_.open_epoch,
                        [this](uint64_t lsn, const uint8_t* record, size_t length) {
                          if (lsn <= last_lsn_) return Status::Ok();  // the checkpoint has it
                          if (lsn != last_lsn_ + 1)
@@ -352,7 +341,7 @@ Status StoreImpl::BeginSession() {
   ++superblock_.generation;
   open_epoch_ = ++superblock_.open_epoch;
   superblock_.clean = false;
-  if (Status status = WriteSuperblock(*superblock_file_, superblock_); !status.ok()) return status;
+  if (Status status = WriteSuperblock(*checkpoint_file_, superblock_); !status.ok()) return status;
   if (Status status = CommitRecovered(); !status.ok()) return status;
   // Only now: until here a second kill must find the ring as it was.
   ring_->Reset(pool_uuid_, io_.BootId());

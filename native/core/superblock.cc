@@ -17,11 +17,12 @@ struct DiskPosition {
 };
 
 struct DiskCheckpoint {
-  uint64_t bytes;
+  uint64_t manifest_page;
+  uint64_t manifest_bytes;
   uint64_t lsn;
   DiskPosition replay;
-  uint32_t crc;
-  uint32_t slot;
+  uint32_t manifest_crc;
+  uint32_t reserved;
 };
 
 struct DiskSuperblock {
@@ -42,24 +43,27 @@ struct DiskSuperblock {
   DiskCheckpoint previous;
 };
 static_assert(sizeof(DiskSuperblock) <= kBlockBytes);
-static_assert(kSuperblockCopies * kBlockBytes <= kJournalOffset);
+static_assert(kSuperblockOffsets[kSuperblockCopies - 1] + kBlockBytes <= kJournalOffset);
 
 DiskCheckpoint ToDisk(const CheckpointRef& ref) {
-  return {ref.bytes,
-          ref.lsn,
-          {ref.replay.next_seq, ref.replay.last_group, ref.replay.last_crc, 0},
-          ref.crc,
-          ref.slot};
+  return {ref.manifest_page, ref.manifest_bytes,
+          ref.lsn,           {ref.replay.next_seq, ref.replay.last_group, ref.replay.last_crc, 0},
+          ref.manifest_crc,  0};
 }
 
 CheckpointRef FromDisk(const DiskCheckpoint& disk) {
   CheckpointRef ref;
-  ref.bytes = disk.bytes;
+  ref.manifest_page = disk.manifest_page;
+  ref.manifest_bytes = disk.manifest_bytes;
+  ref.manifest_crc = disk.manifest_crc;
   ref.lsn = disk.lsn;
   ref.replay = JournalPosition{disk.replay.next_seq, disk.replay.last_crc, disk.replay.last_group};
-  ref.crc = disk.crc;
-  ref.slot = disk.slot;
   return ref;
+}
+
+bool Plausible(const DiskCheckpoint& disk) {
+  // A manifest of 4096 volumes of 64 TiB is 550 MiB.
+  return disk.manifest_bytes <= uint64_t{1} << 30 && disk.manifest_page < uint64_t{1} << 40;
 }
 
 uint32_t BlockCrc(const uint8_t* block) {
@@ -110,7 +114,7 @@ bool Plausible(const DiskSuperblock& disk, uint32_t copy) {
   return disk.copy == copy && disk.track_shift == kTrackShift && disk.sub_shift == kSubShift &&
          disk.capacity_tracks > 0 && disk.capacity_tracks <= kMaxPoolTracks &&
          disk.journal_blocks >= 8 && RingFits(disk.kill_ring_bytes, disk.journal_blocks) &&
-         disk.current.slot < kCheckpointSlots && disk.previous.slot < kCheckpointSlots;
+         Plausible(disk.current) && Plausible(disk.previous);
 }
 
 }  // namespace
@@ -123,7 +127,7 @@ Status WriteSuperblock(File& meta, const Superblock& superblock) {
   for (uint32_t copy = 0; copy < kSuperblockCopies; ++copy) {
     uint8_t block[kBlockBytes];
     Encode(superblock, copy, block);
-    if (Status status = meta.Pwrite(copy * kBlockBytes, block, kBlockBytes); !status.ok())
+    if (Status status = meta.Pwrite(kSuperblockOffsets[copy], block, kBlockBytes); !status.ok())
       return status;
     // Two at a time: while these are in the air, the other two are whole.
     if (copy % 2 == 0) continue;
@@ -138,7 +142,7 @@ Result<Superblock> ReadSuperblock(File& meta) {
   uint32_t newer_version = 0;
   for (uint32_t copy = 0; copy < kSuperblockCopies; ++copy) {
     uint8_t block[kBlockBytes];
-    if (Status status = meta.Pread(copy * kBlockBytes, block, kBlockBytes); !status.ok())
+    if (Status status = meta.Pread(kSuperblockOffsets[copy], block, kBlockBytes); !status.ok())
       return status;
     const auto disk = ReadRecord<DiskSuperblock>(block);
     if (disk.magic != kMagic || disk.crc != BlockCrc(block)) continue;

@@ -1,12 +1,13 @@
-// Superblock: the first four 4 KiB blocks of the pool's `meta` file, four copies of one record.
+// Superblock: four copies of one 4 KiB record at fixed places of the pool's `meta` file, two at its
+// beginning and two a mebibyte further, so that a damaged spot does not take all of them.
 //
 // Write rule: copies 0 and 1, flush, copies 2 and 3, flush. A crash at any point leaves two whole
 // copies of the old or of the new generation. Open rule: the highest generation whose copy checks;
 // all four gone is kCorrupt.
 //
 // It names the current checkpoint and the one before it, each with the journal position from which
-// to replay: if the current checkpoint file does not check, the previous one and a longer replay
-// give the same state.
+// to replay: if a page of the current checkpoint does not check, the previous one and a longer
+// replay give the same state.
 #pragma once
 
 #include <cstdint>
@@ -19,16 +20,15 @@ namespace flashlun {
 
 inline constexpr uint32_t kFormatVersion = 1;
 inline constexpr uint64_t kSuperblockCopies = 4;
-// Three checkpoint files in turn: the current, the previous and the one being written are never the
-// same.
-inline constexpr uint32_t kCheckpointSlots = 3;
+inline constexpr uint64_t kSuperblockOffsets[kSuperblockCopies] = {0, 4096, (1 << 20) - 8192,
+                                                                   (1 << 20) - 4096};
 
 struct CheckpointRef {
-  uint64_t bytes = 0;  // 0: none (a new pool)
-  uint64_t lsn = 0;    // the state is exactly that after this record
+  uint64_t manifest_page = 0;
+  uint64_t manifest_bytes = 0;  // 0: none (a new pool)
+  uint32_t manifest_crc = 0;
+  uint64_t lsn = 0;  // the state is exactly that after this record
   JournalPosition replay;
-  uint32_t crc = 0;   // of the whole file
-  uint32_t slot = 0;  // which of the checkpoint files
 };
 
 struct Superblock {
@@ -45,7 +45,11 @@ struct Superblock {
 };
 
 // Byte offset of the journal ring in the meta file.
-inline constexpr uint64_t kJournalOffset = 64 * 1024;
+inline constexpr uint64_t kJournalOffset = 1 << 20;
+// And of the checkpoint pages behind it.
+inline constexpr uint64_t PagesOffset(uint64_t journal_blocks) {
+  return kJournalOffset + journal_blocks * kBlockBytes;
+}
 
 // What the kill ring holds is at most one journal group, and a group must fit the journal several
 // times.

@@ -1,7 +1,11 @@
 // Bit rot in every metadata file: noticed at open, named, never guessed over; survived where there
 // is a second copy.
 #define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
+#include <set>
+
+#include "core/checkpoint.h"
 #include "core/superblock.h"
+#include "core/thread_io.h"
 #include "test/pool_fixture.h"
 
 namespace flashlun {
@@ -37,28 +41,64 @@ void CheckContent(PoolFixture& pool) {
 TEST_CASE_FIXTURE(PoolFixture, "three of four superblock copies may be damaged, not all four") {
   MakePool(*this);
   Abandon();
-  for (uint64_t copy = 0; copy < 3; ++copy) FlipBit("meta", copy * kBlockBytes + 100);
+  for (uint64_t copy = 0; copy < 3; ++copy) FlipBit("meta", kSuperblockOffsets[copy] + 100);
   Open();
   CheckContent(*this);
   Abandon();
-  for (uint64_t copy = 0; copy < 4; ++copy) FlipBit("meta", copy * kBlockBytes + 100);
+  for (uint64_t copy = 0; copy < 4; ++copy) FlipBit("meta", kSuperblockOffsets[copy] + 100);
   const Status status = TryOpen();
   CHECK(status.code() == Code::kCorrupt);
   CHECK(status.message().find(PathOf("meta")) != std::string::npos);
 }
 
-TEST_CASE_FIXTURE(
-    PoolFixture, "a damaged checkpoint: the previous one and a longer replay give the same state") {
+// Opens a copy of the pool in which one bit of every given page is wrong.
+Status OpenWithDamage(const PoolFixture& pool, PoolFixture& copy, const std::set<uint64_t>& pages) {
+  pool.CopyPoolTo(copy);
+  for (const uint64_t page : pages)
+    copy.FlipBit("meta", PagesOffset(copy.options().journal_blocks) + page * kPageBytes + 17);
+  return copy.TryOpen();
+}
+
+std::set<uint64_t> PagesOfCheckpoint(const PoolFixture& pool, bool previous) {
+  const std::unique_ptr<Io> io = MakeThreadIo();
+  const std::unique_ptr<File> meta = std::move(io->OpenFile(pool.PathOf("meta"), {}).value());
+  const Superblock superblock = ReadSuperblock(*meta).value();
+  Checkpoints checkpoints(PageStore(*meta, PagesOffset(superblock.journal_blocks)),
+                          superblock.pool_uuid);
+  Map map(superblock.capacity_tracks);
+  map.set_replaying(true);
+  REQUIRE(checkpoints.Load(previous ? superblock.previous : superblock.current, map).ok());
+  std::set<uint64_t> pages;
+  for (const PageRun& run : checkpoints.Runs())
+    for (uint64_t page = run.page; page < run.page + run.count; ++page) pages.insert(page);
+  return pages;
+}
+
+TEST_CASE_FIXTURE(PoolFixture,
+                  "a damaged checkpoint page: the one before and a longer replay give the same") {
   MakePool(*this);
-  Close();  // a second checkpoint, in slot 2
-  FlipBit("checkpoint-2", 500);
-  Open();
-  CheckContent(*this);
-  Abandon();
-  FlipBit("checkpoint-1", 500);
-  const Status status = TryOpen();
-  CHECK(status.code() == Code::kCorrupt);
-  CHECK(status.message().find("checkpoint-") != std::string::npos);
+  Close();  // a second checkpoint
+  const std::set<uint64_t> current = PagesOfCheckpoint(*this, false);
+  const std::set<uint64_t> previous = PagesOfCheckpoint(*this, true);
+  CHECK(current.size() == 5);  // manifest, table page, index node, wide leaf
+  uint64_t shared = 0;
+  for (const uint64_t page : current) {
+    PoolFixture copy;
+    const Status status = OpenWithDamage(*this, copy, {page});
+    if (previous.contains(page)) {
+      ++shared;
+      CHECK(status.code() == Code::kCorrupt);
+      CHECK(status.message().find("page " + std::to_string(page)) != std::string::npos);
+      continue;
+    }
+    REQUIRE_MESSAGE(status.ok(), status.message());
+    CHECK(copy.store().Info().used_previous_checkpoint);
+    CheckContent(copy);
+  }
+  CHECK(shared == 1);  // the index node did not change between the two
+  PoolFixture copy;
+  CHECK(OpenWithDamage(*this, copy, {*current.begin(), *previous.begin()}).code() ==
+        Code::kCorrupt);
 }
 
 TEST_CASE_FIXTURE(
@@ -133,9 +173,9 @@ TEST_CASE_FIXTURE(PoolFixture, "a truncated tracks file is refused: it would rea
 TEST_CASE_FIXTURE(PoolFixture, "a refused open changes nothing") {
   MakePool(*this);
   Close();
-  for (uint64_t copy = 0; copy < 4; ++copy) FlipBit("meta", copy * kBlockBytes + 100);
+  for (uint64_t copy = 0; copy < 4; ++copy) FlipBit("meta", kSuperblockOffsets[copy] + 100);
   CHECK(TryOpen().code() == Code::kCorrupt);
-  for (uint64_t copy = 0; copy < 4; ++copy) FlipBit("meta", copy * kBlockBytes + 100);
+  for (uint64_t copy = 0; copy < 4; ++copy) FlipBit("meta", kSuperblockOffsets[copy] + 100);
   Open();
   CheckContent(*this);
 }

@@ -1,4 +1,4 @@
-// HeldIo: checkpoint files can be held: their writes wait until Release. For tests of what happens
+// HeldIo: checkpoint pages can be held: their writes wait until Release. For tests of what happens
 // while a checkpoint is slow.
 #pragma once
 
@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "core/superblock.h"
 #include "core/sync.h"
 #include "test/forwarding_io.h"
 
@@ -14,29 +15,30 @@ namespace flashlun {
 
 class HeldIo final : public ForwardingIo {
  public:
-  void Hold() { held_.store(true); }
-  void Release() { held_.store(false); }
+  // Holds the pages of a pool with a journal of so many blocks.
+  void Hold(uint64_t journal_blocks) { held_from_.store(PagesOffset(journal_blocks)); }
+  void Release() { held_from_.store(UINT64_MAX); }
 
  private:
   class HeldFile final : public ForwardingFile {
    public:
-    HeldFile(std::unique_ptr<File> file, const std::atomic<bool>& held)
-        : ForwardingFile(std::move(file)), held_(held) {}
+    HeldFile(std::unique_ptr<File> file, const std::atomic<uint64_t>& held_from)
+        : ForwardingFile(std::move(file)), held_from_(held_from) {}
     Status Pwrite(uint64_t offset, const void* buf, size_t len) override {
-      for (unsigned round = 0; held_.load(); ++round) PollPause(round);
+      for (unsigned round = 0; offset >= held_from_.load(); ++round) PollPause(round);
       return ForwardingFile::Pwrite(offset, buf, len);
     }
 
    private:
-    const std::atomic<bool>& held_;
+    const std::atomic<uint64_t>& held_from_;
   };
 
   std::unique_ptr<File> Wrap(std::unique_ptr<File> file) override {
-    if (file->path().find("/checkpoint-") == std::string::npos) return file;
-    return std::make_unique<HeldFile>(std::move(file), held_);
+    if (!file->path().ends_with("/meta")) return file;
+    return std::make_unique<HeldFile>(std::move(file), held_from_);
   }
 
-  std::atomic<bool> held_{false};
+  std::atomic<uint64_t> held_from_{UINT64_MAX};
 };
 
 }  // namespace flashlun

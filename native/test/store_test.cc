@@ -209,7 +209,7 @@ TEST_CASE_FIXTURE(PoolFixture, "killed with a full journal, and again right afte
   options().autocommit_ms = 600000;
   Open();
   Volume a = Create(kA, 512);
-  io().Hold();
+  io().Hold(options().journal_blocks);
   // Each flush is one journal group of one block; the checkpoint that would make room is held.
   uint64_t track = 0;
   while (store().Info().commits < 15) {

@@ -55,7 +55,15 @@ VolumeState::VolumeState(uint16_t volume_id, uint64_t size)
       size_bytes(size),
       tracks((size + kTrackBytes - 1) / kTrackBytes),
       root(IndexNodesFor(size)),
-      inherited_leaf_bits((root.size() * kIndexLeaves + 63) / 64) {}
+      inherited_leaf_bits(root.size() * kIndexLeaves / 64) {}
+
+void VolumeState::Grow(uint64_t size) {
+  FL_CHECK(size >= size_bytes && size % kTrackBytes == 0);
+  root.GrowTo(IndexNodesFor(size));
+  inherited_leaf_bits.GrowTo(root.size() * kIndexLeaves / 64);
+  tracks.store(size / kTrackBytes, std::memory_order_release);
+  size_bytes.store(size, std::memory_order_release);
+}
 
 uint64_t Map::Encode(const Entry& entry) {
   if (!entry.mapped()) return 0;
@@ -279,7 +287,7 @@ void Map::Share(VolumeState& source, VolumeState& target, uint64_t lsn) {
     target.root[i].store(next, std::memory_order_release);
     if (old != nullptr) Emit(IndexDrop(old, lsn));
   }
-  target.inherit_limit_tracks = source.tracks;
+  target.inherit_limit_tracks = source.tracks.load();
   target.inherited_tracks = source.mapped_tracks;
   target.copied_tracks = 0;
   if (source.tracks == target.tracks)

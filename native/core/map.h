@@ -22,6 +22,7 @@
 
 #include "core/allocator.h"
 #include "core/entry.h"
+#include "core/growing.h"
 #include "core/partials.h"
 #include "core/store.h"
 
@@ -60,15 +61,19 @@ inline constexpr uint64_t IndexNodesFor(uint64_t size_bytes) {
 struct VolumeState {
   VolumeState(uint16_t volume_id, uint64_t size);
 
+  // Online resize, under the state lock. Running operations lie below the old size, and nothing of
+  // the old part moves (growing.h). The size is stored last: whoever sees it finds the places.
+  void Grow(uint64_t size);
+
   const uint16_t id;
-  const uint64_t size_bytes;
-  const uint64_t tracks;
+  std::atomic<uint64_t> size_bytes;
+  std::atomic<uint64_t> tracks;
   std::string name;
   int64_t created_unix_ms = 0;
   std::atomic<Gate> gate{Gate::kOpen};
   std::atomic<uint32_t> attached{0};
   bool deleted = false;
-  std::vector<std::atomic<IndexNode*>> root;
+  Growing<std::atomic<IndexNode*>> root;
 
   // FlashCopy target side. A leaf slot with its bit set is inherited as a whole (nothing in it
   // written since T0); once the slot is edited, the entries carry the flag themselves.
@@ -76,7 +81,7 @@ struct VolumeState {
   std::atomic<uint64_t> inherit_limit_tracks{
       0};  // tracks of the source: flags beyond are leftovers
   uint64_t inherited_tracks = 0;
-  std::vector<std::atomic<uint64_t>> inherited_leaf_bits;
+  Growing<std::atomic<uint64_t>> inherited_leaf_bits;
   uint64_t mapped_tracks = 0;
   uint64_t copied_tracks = 0;
 

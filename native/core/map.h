@@ -10,7 +10,11 @@
 // until then it sits in a Drop. That is trap T1: counting it out earlier would let another volume
 // write in place to a track that a crash could give back.
 //
-// Thread safety: Find is lock-free inside an epoch; everything else needs the store's state lock.
+// Copying a node takes up to 40 microseconds (512 counts). So a publication makes the copies ahead,
+// without the state lock, and only puts them in place under it (NodeCopies).
+//
+// Thread safety: Find, CopyAhead, GiveBack and the walks are lock-free inside an epoch, Dismantle
+// anywhere; everything else needs the store's state lock.
 #pragma once
 
 #include <atomic>
@@ -30,7 +34,8 @@ namespace flashlun {
 
 struct Leaf {
   std::atomic<uint32_t> owners{1};
-  std::atomic<uint32_t> mapped{0};  // entries that are mapped
+  std::atomic<uint32_t> version{0};  // edits in place: +1 after each
+  std::atomic<uint32_t> mapped{0};   // entries that are mapped
   std::atomic<uint32_t> inherited{
       0};  // entries with the inherited flag: a hint to skip leaves, may be too high
   bool capture_pending = false;  // a running checkpoint has not taken this leaf's image yet
@@ -39,6 +44,8 @@ struct Leaf {
 
 struct IndexNode {
   std::atomic<uint32_t> owners{1};
+  std::atomic<uint32_t> version{0};  // as of a leaf
+  std::atomic<uint32_t> mapped{0};   // entries below it that are mapped
   std::atomic<Leaf*> leaves[kIndexLeaves]{};
 };
 
@@ -117,6 +124,31 @@ struct Drop {
   };
 };
 
+// Copies of the shared nodes on the way to a track, made before the state lock is taken.
+//
+// A node with more than one owner does not change, so its copy stays right until it is installed,
+// unless the other owners leave and somebody edits it in place meanwhile. The version tells, and it
+// also tells when the place held another node in between (ABA): what matters is the content.
+//
+// The copies' counts are raised early, so for a moment tracks and leaves look more shared than they
+// are. That is harmless: "shared" only makes others redirect where they could have written in
+// place.
+struct NodeCopies {
+  const IndexNode* index_from = nullptr;
+  uint32_t index_version = 0;
+  IndexNode* index = nullptr;
+  const Leaf* leaf_from = nullptr;
+  uint32_t leaf_version = 0;
+  Leaf* leaf = nullptr;
+};
+
+// A node that nobody can reach any more.
+struct DeadNode {
+  uint64_t lsn = 0;
+  Leaf* leaf = nullptr;
+  IndexNode* index = nullptr;
+};
+
 class Map {
  public:
   explicit Map(uint64_t capacity_tracks) : allocator_(capacity_tracks) {}
@@ -135,7 +167,13 @@ class Map {
 
   // Replaces the entry. References in `next` that the old entry did not have must already be
   // counted (Allocate). Old ones that `next` lacks become drops of `lsn`.
-  void SetEntry(VolumeState& volume, uint64_t track, const Entry& next, uint64_t lsn);
+  // Copies that `ahead` has and that still fit are taken out of it.
+  void SetEntry(VolumeState& volume, uint64_t track, const Entry& next, uint64_t lsn,
+                NodeCopies* ahead = nullptr);
+  // Copies what an edit of the track would have to un-share: nothing, in most cases.
+  void CopyAhead(const VolumeState& volume, uint64_t track, NodeCopies* copies);
+  // Undoes the copies that were not installed. In the epoch in which they were made.
+  void GiveBack(NodeCopies* copies);
   // target := source, for the source's range; a larger target keeps its own tracks beyond it.
   void Share(VolumeState& source, VolumeState& target, uint64_t lsn);
   // Gives up the whole tree (volume delete).
@@ -154,9 +192,13 @@ class Map {
   // Tracks of a target whose T0 content is on tracks it shares. Lock-free inside an epoch.
   uint64_t CountOutOfSync(const VolumeState& volume) const;
 
-  // Applies one drop, whose time has come. Children that lose their last owner are appended to
-  // `more`.
-  void Apply(const Drop& drop, std::vector<Drop>* more);
+  // Applies one drop, whose time has come. When a node loses its last owner, the caller dismantles
+  // it.
+  DeadNode Apply(const Drop& drop);
+  // Gives up what a dead node refers to. An index node's leaves are appended to `more`; tracks that
+  // lost their last reference to `unreferenced`, for Allocator::Free.
+  void Dismantle(const DeadNode& node, std::vector<Drop>* more,
+                 std::vector<uint64_t>* unreferenced);
   std::vector<Drop>& drops() { return drops_; }
   Allocator& allocator() { return allocator_; }
 
@@ -164,8 +206,8 @@ class Map {
   // nothing is served before the recovered state is durable.
   void set_replaying(bool replaying) { replaying_ = replaying; }
   bool replaying() const { return replaying_; }
-  // Rebuilds track counts and mapped counts from the trees. A message when the map contradicts
-  // itself.
+  // Rebuilds the counts of tracks, of mapped and of inherited entries from the trees. A message
+  // when the map contradicts itself.
   std::string RebuildCounts(const std::vector<VolumeState*>& volumes);
   // Bytes that the tracks area must have for every mapped sub-block to be in it. After
   // RebuildCounts.
@@ -184,21 +226,25 @@ class Map {
   static constexpr uint64_t kPartialBit = uint64_t{1} << 62;
   static constexpr uint64_t kInheritedBit = uint64_t{1} << 61;
 
-  Leaf* LeafForEdit(VolumeState& volume, uint64_t track, uint64_t lsn);
-  IndexNode* IndexForEdit(VolumeState& volume, uint64_t index, uint64_t lsn);
+  Leaf* LeafForEdit(VolumeState& volume, IndexNode* index, uint64_t track, uint64_t lsn,
+                    NodeCopies* ahead);
+  IndexNode* IndexForEdit(VolumeState& volume, uint64_t index, uint64_t lsn, NodeCopies* ahead);
+  void RemoveIfEmpty(VolumeState& volume, IndexNode* index, uint64_t track, uint64_t lsn);
   Leaf* CopyLeaf(const Leaf& leaf);
+  static IndexNode* CopyIndex(const IndexNode& index);
   void AppendCopy(Leaf* to, uint32_t slot, uint64_t raw, bool inherited);
   void MarkInherited(VolumeState& volume, uint64_t leaf_slot, Leaf* leaf);
   IndexNode* MergeBoundary(VolumeState& source, VolumeState& target, uint64_t index);
   Leaf* MergeLeaf(const Leaf* source, const Leaf* target, uint32_t source_entries);
-  void RecountMapped(VolumeState& volume);
   void WillChange(Leaf* leaf) {
     if (leaf->capture_pending) before_change(leaf);
   }
   void Emit(Drop drop);
+  void ApplyNow(const Drop& drop);
   void RefEntry(const Entry& entry);
-  void ApplyLeaf(const Drop& drop, std::vector<Drop>* more);
+  void ReleaseEntry(uint64_t raw, std::vector<uint64_t>* unreferenced);
   std::string RestoreLeaf(const Leaf& leaf);
+  uint64_t CountInherited(const VolumeState& volume) const;
 
   Allocator allocator_;
   PartialTable partials_;

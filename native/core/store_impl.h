@@ -130,6 +130,8 @@ class StoreImpl {
   // Makes `next` the entry and appends its record; `copied`: it is a background copy's. kNotFound:
   // the volume is gone.
   Status Publish(VolumeState& volume, uint64_t track, Entry next, bool copied);
+  Status PublishUnderLock(VolumeState& volume, uint64_t track, Entry next, bool copied,
+                          NodeCopies* ahead);
   static uint64_t TrackOffset(uint64_t track) { return kTracksOffset + track * kTrackBytes; }
 
   // store_commit.cc
@@ -140,7 +142,10 @@ class StoreImpl {
   Status WriteCommit(RecordBatch& batch, JournalPosition* position);
   Status WaitForJournalRoom(uint64_t blocks);
   void MoveDropsToGrace(uint64_t durable_lsn);
-  void Reclaim(Monitor::Lock& lock);
+  // False: there is more to do at once.
+  bool Reclaim(Monitor::Lock& lock);
+  uint32_t ReclaimSome(Monitor::Lock& lock, std::vector<Drop>& work);
+  void FreeTracks(Monitor::Lock& lock, std::span<const uint64_t> tracks);
   void ReclaimForSpace();
   void Throttle();
   Status SyncData();

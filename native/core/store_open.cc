@@ -52,7 +52,10 @@ constexpr const char* kCheckpointNames[kCheckpointSlots] = {"checkpoint-0", "che
 
 StoreImpl::~StoreImpl() {
   StopTasks();
-  if (map_) map_->Destroy(VolumePointers());
+  if (!map_) return;
+  for (const Grace& grace : grace_)
+    map_->drops().insert(map_->drops().end(), grace.drops.begin(), grace.drops.end());
+  map_->Destroy(VolumePointers());
 }
 
 std::vector<VolumeState*> StoreImpl::VolumePointers() const {

@@ -66,7 +66,7 @@ void Allocator::SetUsed(Chunk& chunk, uint64_t bit) {
   ++used_;
 }
 
-void Allocator::SetFree(uint64_t track) {
+void Allocator::Free(uint64_t track) {
   Chunk& chunk = *ChunkOf(track);
   const uint64_t bit = track % kChunkTracks;
   FL_CHECK(chunk.used_bits[bit / 64] >> (bit % 64) & 1);
@@ -80,22 +80,22 @@ void Allocator::Ref(uint64_t track) {
   FL_CHECK(before != 0 && before != UINT16_MAX);
 }
 
-bool Allocator::Unref(uint64_t track) {
+bool Allocator::Release(uint64_t track) {
   const uint16_t before = ChunkOf(track)->refs[track % kChunkTracks].fetch_sub(1);
   FL_CHECK(before != 0);
-  if (before != 1) return false;
-  SetFree(track);
-  return true;
+  return before == 1;
 }
 
-void Allocator::UnrefKeepingReserved(uint64_t track) {
-  ChunkOf(track)->refs[track % kChunkTracks].fetch_sub(1);
+bool Allocator::Unref(uint64_t track) {
+  if (!Release(track)) return false;
+  Free(track);
+  return true;
 }
 
 void Allocator::FreeIfUnreferenced(uint64_t track) {
   const Chunk& chunk = *ChunkOf(track);
   const uint64_t bit = track % kChunkTracks;
-  if (Count(track) == 0 && (chunk.used_bits[bit / 64] >> (bit % 64) & 1) != 0) SetFree(track);
+  if (Count(track) == 0 && (chunk.used_bits[bit / 64] >> (bit % 64) & 1) != 0) Free(track);
 }
 
 bool Allocator::Restore(uint64_t track) {

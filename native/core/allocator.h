@@ -7,7 +7,8 @@
 //   FREE -> Allocate -> RESERVED (count 1, no entry yet) -> published in an entry (the same count)
 //   -> Unref to 0 -> FREE
 //
-// Thread safety: Count is lock-free; everything else needs the store's state lock.
+// Thread safety: Count, Ref and Release from any thread; everything else needs the store's state
+// lock.
 #pragma once
 
 #include <atomic>
@@ -26,11 +27,14 @@ class Allocator {
   // A track with count 1, or kNoTrack when none is free. Next-fit: a sequential writer gets
   // consecutive tracks.
   uint64_t Allocate();
+  // One reference more; the caller knows of another that stays meanwhile.
   void Ref(uint64_t track);
   // True when that was the last reference; the track is then free.
   bool Unref(uint64_t track);
-  // Only for the early-exclusive mutation: the two halves of Unref.
-  void UnrefKeepingReserved(uint64_t track);
+  // The two halves of Unref. Between them the track is neither referenced nor handed out.
+  bool Release(uint64_t track);
+  void Free(uint64_t track);
+  // Only for the early-exclusive mutation.
   void FreeIfUnreferenced(uint64_t track);
 
   uint16_t Count(uint64_t track) const {
@@ -57,7 +61,6 @@ class Allocator {
   Chunk* EnsureChunk(uint64_t index);
   uint64_t AllocateIn(uint64_t chunk_index, uint64_t first_bit);
   void SetUsed(Chunk& chunk, uint64_t bit);
-  void SetFree(uint64_t track);
 
   const uint64_t capacity_;
   uint64_t used_ = 0;

@@ -1,8 +1,6 @@
 #include "core/map.h"
 
-#include <algorithm>
-#include <bit>
-#include <unordered_set>
+#include <utility>
 
 #include "core/check.h"
 #include "core/mutation.h"
@@ -42,6 +40,11 @@ Drop IndexDrop(IndexNode* index, uint64_t lsn) {
   return drop;
 }
 
+// After an edit in place, so that a copy begun before its end does not match.
+void Edited(std::atomic<uint32_t>& version) {
+  version.store(version.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+}
+
 void Add(std::atomic<uint32_t>& counter, int delta) {
   counter.store(
       static_cast<uint32_t>(static_cast<int64_t>(counter.load(std::memory_order_relaxed)) + delta),
@@ -55,7 +58,15 @@ VolumeState::VolumeState(uint16_t volume_id, uint64_t size)
       size_bytes(size),
       tracks((size + kTrackBytes - 1) / kTrackBytes),
       root(IndexNodesFor(size)),
-      inherited_leaf_bits((root.size() * kIndexLeaves + 63) / 64) {}
+      inherited_leaf_bits(root.size() * kIndexLeaves / 64) {}
+
+void VolumeState::Grow(uint64_t size) {
+  FL_CHECK(size >= size_bytes && size % kTrackBytes == 0);
+  root.GrowTo(IndexNodesFor(size));
+  inherited_leaf_bits.GrowTo(root.size() * kIndexLeaves / 64);
+  tracks.store(size / kTrackBytes, std::memory_order_release);
+  size_bytes.store(size, std::memory_order_release);
+}
 
 uint64_t Map::Encode(const Entry& entry) {
   if (!entry.mapped()) return 0;
@@ -98,46 +109,119 @@ Map::Found Map::Find(const VolumeState& volume, uint64_t track) const {
   return found;
 }
 
-IndexNode* Map::IndexForEdit(VolumeState& volume, uint64_t index_slot, uint64_t lsn) {
+IndexNode* Map::CopyIndex(const IndexNode& index) {
+  auto* copy = new IndexNode;
+  copy->mapped.store(index.mapped.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  for (uint32_t i = 0; i < kIndexLeaves; ++i) {
+    Leaf* leaf = index.leaves[i].load(std::memory_order_acquire);
+    if (leaf != nullptr) leaf->owners.fetch_add(1);
+    copy->leaves[i].store(leaf, std::memory_order_relaxed);
+  }
+  return copy;
+}
+
+void Map::CopyAhead(const VolumeState& volume, uint64_t track, NodeCopies* copies) {
+  // What these switch off is the grace period that keeps the node and its tracks alive meanwhile.
+  if (Mutated(Mutation::kEarlyReuse) || Mutated(Mutation::kEarlyExclusive) ||
+      Mutated(Mutation::kNoGrace))
+    return;
+  const IndexNode* index = volume.root[track / kIndexTracks].load(std::memory_order_acquire);
+  if (index == nullptr) return;
+  const bool index_shared = index->owners.load(std::memory_order_acquire) != 1;
+  if (index_shared) {
+    copies->index_from = index;
+    copies->index_version = index->version.load(std::memory_order_acquire);
+    copies->index = CopyIndex(*index);
+  }
+  const Leaf* leaf =
+      index->leaves[track / kLeafTracks % kIndexLeaves].load(std::memory_order_acquire);
+  if (leaf == nullptr || leaf->owners.load(std::memory_order_acquire) == 1) return;
+  copies->leaf_from = leaf;
+  copies->leaf_version = leaf->version.load(std::memory_order_acquire);
+  copies->leaf = CopyLeaf(*leaf);
+}
+
+// Never the last reference: the nodes that were copied are still counted, because our epoch began
+// before anybody could give them up.
+void Map::GiveBack(NodeCopies* copies) {
+  if (copies->leaf != nullptr) {
+    std::vector<uint64_t> unreferenced;
+    for (auto& place : copies->leaf->entries)
+      ReleaseEntry(place.load(std::memory_order_relaxed), &unreferenced);
+    FL_CHECK(unreferenced.empty());
+    delete copies->leaf;
+  }
+  if (copies->index != nullptr) {
+    for (auto& place : copies->index->leaves)
+      if (Leaf* leaf = place.load(std::memory_order_relaxed))
+        FL_CHECK(leaf->owners.fetch_sub(1) > 1);
+    delete copies->index;
+  }
+  *copies = NodeCopies();
+}
+
+IndexNode* Map::IndexForEdit(VolumeState& volume, uint64_t index_slot, uint64_t lsn,
+                             NodeCopies* ahead) {
   std::atomic<IndexNode*>& place = volume.root[index_slot];
   IndexNode* index = place.load(std::memory_order_relaxed);
   if (index != nullptr && index->owners.load(std::memory_order_relaxed) == 1) return index;
-  auto* own = NewNode<IndexNode>();
-  if (index != nullptr) {
-    for (uint32_t i = 0; i < kIndexLeaves; ++i) {
-      Leaf* leaf = index->leaves[i].load(std::memory_order_relaxed);
-      if (leaf != nullptr) leaf->owners.fetch_add(1);
-      own->leaves[i].store(leaf, std::memory_order_relaxed);
-    }
-  }
+  IndexNode* own;
+  if (index == nullptr)
+    own = new IndexNode;
+  else if (ahead != nullptr && ahead->index_from == index &&
+           ahead->index_version == index->version.load(std::memory_order_relaxed))
+    own = std::exchange(ahead->index, nullptr);
+  else
+    own = CopyIndex(*index);
+  nodes_.Add(own);
   place.store(own, std::memory_order_release);
   if (index != nullptr) Emit(IndexDrop(index, lsn));
   return own;
 }
 
-Leaf* Map::LeafForEdit(VolumeState& volume, uint64_t track, uint64_t lsn) {
-  IndexNode* index = IndexForEdit(volume, track / kIndexTracks, lsn);
+Leaf* Map::LeafForEdit(VolumeState& volume, IndexNode* index, uint64_t track, uint64_t lsn,
+                       NodeCopies* ahead) {
   std::atomic<Leaf*>& place = index->leaves[track / kLeafTracks % kIndexLeaves];
   Leaf* leaf = place.load(std::memory_order_relaxed);
   const uint64_t leaf_slot = track / kLeafTracks;
-  if (leaf == nullptr) {
-    WillChange(index);
-    leaf = NewNode<Leaf>();
-    place.store(leaf, std::memory_order_release);
-    volume.ClearLeafInherited(leaf_slot);
+  if (leaf != nullptr && leaf->owners.load(std::memory_order_relaxed) == 1) {
+    WillChange(leaf);
+    MarkInherited(volume, leaf_slot, leaf);
     return leaf;
   }
-  if (leaf->owners.load(std::memory_order_relaxed) != 1) {
-    Leaf* own = CopyLeaf(*leaf);
+  Leaf* own;
+  if (leaf == nullptr) {
+    own = new Leaf;
+    volume.ClearLeafInherited(leaf_slot);
+  } else {
+    if (ahead != nullptr && ahead->leaf_from == leaf &&
+        ahead->leaf_version == leaf->version.load(std::memory_order_relaxed))
+      own = std::exchange(ahead->leaf, nullptr);
+    else
+      own = CopyLeaf(*leaf);
     MarkInherited(volume, leaf_slot, own);
-    WillChange(index);
-    place.store(own, std::memory_order_release);
-    Emit(LeafDrop(leaf, lsn));
-    return own;
   }
-  WillChange(leaf);
-  MarkInherited(volume, leaf_slot, leaf);
-  return leaf;
+  nodes_.Add(own);
+  WillChange(index);
+  place.store(own, std::memory_order_release);
+  Edited(index->version);
+  if (leaf != nullptr) Emit(LeafDrop(leaf, lsn));
+  return own;
+}
+
+// A leaf without entries, an index node without leaves: memory and metadata for nothing.
+void Map::RemoveIfEmpty(VolumeState& volume, IndexNode* index, uint64_t track, uint64_t lsn) {
+  std::atomic<Leaf*>& place = index->leaves[track / kLeafTracks % kIndexLeaves];
+  Leaf* leaf = place.load(std::memory_order_relaxed);
+  if (leaf->mapped.load(std::memory_order_relaxed) != 0) return;
+  WillChange(index);
+  place.store(nullptr, std::memory_order_release);
+  Edited(index->version);
+  Emit(LeafDrop(leaf, lsn));
+  for (auto& other : index->leaves)
+    if (other.load(std::memory_order_relaxed) != nullptr) return;
+  volume.root[track / kIndexTracks].store(nullptr, std::memory_order_release);
+  Emit(IndexDrop(index, lsn));
 }
 
 // A slot that is inherited as a whole is about to be edited: from here on the entries carry the
@@ -153,9 +237,9 @@ void Map::MarkInherited(VolumeState& volume, uint64_t leaf_slot, Leaf* leaf) {
 }
 
 Leaf* Map::CopyLeaf(const Leaf& leaf) {
-  auto* copy = NewNode<Leaf>();
+  auto* copy = new Leaf;
   for (uint32_t i = 0; i < kLeafTracks; ++i) {
-    const uint64_t raw = leaf.entries[i].load(std::memory_order_relaxed);
+    const uint64_t raw = leaf.entries[i].load(std::memory_order_acquire);
     AppendCopy(copy, i, raw, RawInherited(raw));
   }
   return copy;
@@ -178,16 +262,20 @@ void Map::RefEntry(const Entry& entry) {
   if (entry.base != kNoTrack && !Mutated(Mutation::kBaseNotCounted)) allocator_.Ref(entry.base);
 }
 
-void Map::SetEntry(VolumeState& volume, uint64_t track, const Entry& next, uint64_t lsn) {
+void Map::SetEntry(VolumeState& volume, uint64_t track, const Entry& next, uint64_t lsn,
+                   NodeCopies* ahead) {
   FL_CHECK(next == Normalized(next) && (next.base == kNoTrack || next.base != next.own));
-  Leaf* leaf = LeafForEdit(volume, track, lsn);
+  IndexNode* index = IndexForEdit(volume, track / kIndexTracks, lsn, ahead);
+  Leaf* leaf = LeafForEdit(volume, index, track, lsn, ahead);
   std::atomic<uint64_t>& place = leaf->entries[track % kLeafTracks];
   const uint64_t old_raw = place.load(std::memory_order_relaxed);
   const Entry old = Decode(old_raw);
   place.store(Encode(next), std::memory_order_release);
+  Edited(leaf->version);
 
   const int mapped_delta = int{next.mapped()} - int{old.mapped()};
   Add(leaf->mapped, mapped_delta);
+  Add(index->mapped, mapped_delta);
   volume.mapped_tracks += static_cast<uint64_t>(int64_t{mapped_delta});
   FL_CHECK(!next.inherited || old.inherited);
   if (old.inherited && !next.inherited) {
@@ -201,72 +289,102 @@ void Map::SetEntry(VolumeState& volume, uint64_t track, const Entry& next, uint6
     Emit(TrackDrop(gone, lsn));
   }
   if (old_raw & kPartialBit) Emit(PartialDrop(old_raw, lsn));
+  RemoveIfEmpty(volume, index, track, lsn);
 }
 
 void Map::Emit(Drop drop) {
-  if (replaying_ || Mutated(Mutation::kEarlyReuse) || Mutated(Mutation::kEarlyExclusive)) {
-    std::vector<Drop> work{drop};
-    while (!work.empty()) {
-      const Drop one = work.back();
-      work.pop_back();
-      Apply(one, &work);
-    }
-    return;
-  }
-  drops_.push_back(drop);
+  if (replaying_ || Mutated(Mutation::kEarlyReuse) || Mutated(Mutation::kEarlyExclusive))
+    ApplyNow(drop);
+  else
+    drops_.push_back(drop);
 }
 
-void Map::Apply(const Drop& drop, std::vector<Drop>* more) {
+void Map::ApplyNow(const Drop& drop) {
+  std::vector<Drop> work{drop};
+  std::vector<uint64_t> unreferenced;
+  while (!work.empty()) {
+    const Drop one = work.back();
+    work.pop_back();
+    Dismantle(Apply(one), &work, &unreferenced);
+  }
+  for (const uint64_t track : unreferenced) {
+    if (!Mutated(Mutation::kEarlyExclusive)) {
+      allocator_.Free(track);
+      continue;
+    }
+    Drop later = TrackDrop(track, drop.lsn);
+    later.kind = Drop::Kind::kFreeTrack;
+    drops_.push_back(later);
+  }
+}
+
+DeadNode Map::Apply(const Drop& drop) {
+  DeadNode dead;
+  dead.lsn = drop.lsn;
   switch (drop.kind) {
     case Drop::Kind::kTrack:
-      if (replaying_) return;
+      if (replaying_) break;
       if (Mutated(Mutation::kEarlyExclusive)) {
-        allocator_.UnrefKeepingReserved(drop.track);
+        allocator_.Release(drop.track);
         Drop later = drop;
         later.kind = Drop::Kind::kFreeTrack;
         drops_.push_back(later);
-        return;
+        break;
       }
       allocator_.Unref(drop.track);
-      return;
+      break;
     case Drop::Kind::kFreeTrack:
       allocator_.FreeIfUnreferenced(drop.track);
-      return;
+      break;
     case Drop::Kind::kPartial:
       partials_.Free(drop.partial);
-      return;
+      break;
     case Drop::Kind::kLeaf:
-      ApplyLeaf(drop, more);
-      return;
+      if (drop.leaf->owners.fetch_sub(1) != 1) break;
+      WillDie(drop.leaf);
+      nodes_.Remove(drop.leaf);
+      dead.leaf = drop.leaf;
+      break;
     case Drop::Kind::kIndex:
-      if (drop.index->owners.fetch_sub(1) != 1) return;
+      if (drop.index->owners.fetch_sub(1) != 1) break;
       WillDie(drop.index);
-      for (auto& place : drop.index->leaves)
-        if (Leaf* leaf = place.load(std::memory_order_relaxed))
-          more->push_back(LeafDrop(leaf, drop.lsn));
-      DeleteNode(drop.index);
-      return;
+      nodes_.Remove(drop.index);
+      dead.index = drop.index;
+      break;
   }
+  return dead;
 }
 
-void Map::ApplyLeaf(const Drop& drop, std::vector<Drop>* more) {
-  Leaf* leaf = drop.leaf;
-  if (leaf->owners.fetch_sub(1) != 1) return;
-  WillDie(leaf);
-  for (auto& place : leaf->entries) {
-    const uint64_t raw = place.load(std::memory_order_relaxed);
-    if (raw == 0) continue;
-    const Entry entry = Decode(raw);
-    Apply(TrackDrop(entry.own, drop.lsn), more);
-    if (entry.base != kNoTrack && !Mutated(Mutation::kBaseNotCounted))
-      Apply(TrackDrop(entry.base, drop.lsn), more);
-    if (raw & kPartialBit) partials_.Free(static_cast<uint32_t>(raw));
+void Map::ReleaseEntry(uint64_t raw, std::vector<uint64_t>* unreferenced) {
+  if (raw == 0) return;
+  const Entry entry = Decode(raw);
+  if (!replaying_) {
+    if (allocator_.Release(entry.own)) unreferenced->push_back(entry.own);
+    if (entry.base != kNoTrack && !Mutated(Mutation::kBaseNotCounted) &&
+        allocator_.Release(entry.base))
+      unreferenced->push_back(entry.base);
   }
-  DeleteNode(leaf);
+  if (raw & kPartialBit) partials_.Free(static_cast<uint32_t>(raw));
+}
+
+void Map::Dismantle(const DeadNode& node, std::vector<Drop>* more,
+                    std::vector<uint64_t>* unreferenced) {
+  if (node.leaf != nullptr)
+    for (auto& place : node.leaf->entries)
+      ReleaseEntry(place.load(std::memory_order_relaxed), unreferenced);
+  if (node.index != nullptr)
+    for (auto& place : node.index->leaves)
+      if (Leaf* leaf = place.load(std::memory_order_relaxed))
+        more->push_back(LeafDrop(leaf, node.lsn));
+  delete node.leaf;
+  delete node.index;
 }
 
 void Map::Share(VolumeState& source, VolumeState& target, uint64_t lsn) {
   FL_CHECK(target.tracks >= source.tracks && &source != &target);
+  const auto mapped = [](const IndexNode* index) {
+    return index == nullptr ? 0 : index->mapped.load(std::memory_order_relaxed);
+  };
   for (uint64_t i = 0; i < target.root.size(); ++i) {
     const uint64_t first = i * kIndexTracks;
     if (first >= source.tracks) break;
@@ -280,15 +398,14 @@ void Map::Share(VolumeState& source, VolumeState& target, uint64_t lsn) {
       next = MergeBoundary(source, target, i);
     }
     target.root[i].store(next, std::memory_order_release);
+    // By index node, not by leaf: a target of terabytes has tens of thousands of those.
+    target.mapped_tracks += mapped(next);
+    target.mapped_tracks -= mapped(old);
     if (old != nullptr) Emit(IndexDrop(old, lsn));
   }
-  target.inherit_limit_tracks = source.tracks;
+  target.inherit_limit_tracks = source.tracks.load();
   target.inherited_tracks = source.mapped_tracks;
   target.copied_tracks = 0;
-  if (source.tracks == target.tracks)
-    target.mapped_tracks = source.mapped_tracks;
-  else
-    RecountMapped(target);
 }
 
 // The index node in which a smaller source ends: its leaves up to the end, the target's own behind
@@ -303,16 +420,18 @@ IndexNode* Map::MergeBoundary(VolumeState& source, VolumeState& target, uint64_t
     const uint64_t slot = index * kIndexLeaves + j;
     const uint64_t first = slot * kLeafTracks;
     target.ClearLeafInherited(slot);
+    Leaf* leaf;
     if (first < source.tracks && first + kLeafTracks > source.tracks) {
-      merged->leaves[j].store(
-          MergeLeaf(theirs, ours, static_cast<uint32_t>(source.tracks - first)));
-      continue;
+      leaf = MergeLeaf(theirs, ours, static_cast<uint32_t>(source.tracks - first));
+    } else {
+      const bool inherited = first < source.tracks;
+      leaf = inherited ? theirs : ours;
+      if (inherited) target.SetLeafInherited(slot);
+      if (leaf != nullptr) leaf->owners.fetch_add(1);
     }
-    const bool inherited = first < source.tracks;
-    Leaf* leaf = inherited ? theirs : ours;
-    if (inherited) target.SetLeafInherited(slot);
-    if (leaf != nullptr) leaf->owners.fetch_add(1);
     merged->leaves[j].store(leaf);
+    if (leaf != nullptr)
+      Add(merged->mapped, static_cast<int>(leaf->mapped.load(std::memory_order_relaxed)));
   }
   return merged;
 }
@@ -327,17 +446,6 @@ Leaf* Map::MergeLeaf(const Leaf* source, const Leaf* target, uint32_t source_ent
     AppendCopy(merged, i, from->entries[i].load(std::memory_order_relaxed), inherited);
   }
   return merged;
-}
-
-void Map::RecountMapped(VolumeState& volume) {
-  volume.mapped_tracks = 0;
-  for (auto& place : volume.root) {
-    const IndexNode* index = place.load(std::memory_order_relaxed);
-    if (index == nullptr) continue;
-    for (const auto& leaf_place : index->leaves)
-      if (const Leaf* leaf = leaf_place.load(std::memory_order_relaxed))
-        volume.mapped_tracks += leaf->mapped.load(std::memory_order_relaxed);
-  }
 }
 
 void Map::DropTree(VolumeState& volume, uint64_t lsn) {
@@ -357,131 +465,6 @@ Map::~Map() {
     else
       delete static_cast<IndexNode*>(node);
   }
-}
-
-uint64_t Map::NextInherited(const VolumeState& volume, uint64_t track) const {
-  const uint64_t limit = volume.inherit_limit_tracks.load();
-  while (track < limit) {
-    const IndexNode* index = volume.root[track / kIndexTracks].load(std::memory_order_acquire);
-    if (index == nullptr) {
-      track = (track / kIndexTracks + 1) * kIndexTracks;
-      continue;
-    }
-    const Leaf* leaf =
-        index->leaves[track / kLeafTracks % kIndexLeaves].load(std::memory_order_acquire);
-    const bool whole = volume.LeafInherited(track / kLeafTracks);
-    if (leaf == nullptr || (!whole && leaf->inherited.load(std::memory_order_relaxed) == 0)) {
-      track = (track / kLeafTracks + 1) * kLeafTracks;
-      continue;
-    }
-    const uint64_t raw = leaf->entries[track % kLeafTracks].load(std::memory_order_acquire);
-    if (raw != 0 && (whole || RawInherited(raw))) return track;
-    ++track;
-  }
-  return limit;
-}
-
-uint64_t Map::SkipUnmapped(const VolumeState& volume, uint64_t track) const {
-  while (track < volume.tracks) {
-    const IndexNode* index = volume.root[track / kIndexTracks].load(std::memory_order_acquire);
-    if (index == nullptr) {
-      track = (track / kIndexTracks + 1) * kIndexTracks;
-      continue;
-    }
-    if (index->leaves[track / kLeafTracks % kIndexLeaves].load(std::memory_order_acquire))
-      return track;
-    track = (track / kLeafTracks + 1) * kLeafTracks;
-  }
-  return volume.tracks;
-}
-
-uint64_t Map::CountOutOfSync(const VolumeState& volume) const {
-  uint64_t count = 0;
-  const uint64_t limit = volume.inherit_limit_tracks.load();
-  for (uint64_t track = 0; track < limit; track += kLeafTracks) {
-    const IndexNode* index = volume.root[track / kIndexTracks].load(std::memory_order_acquire);
-    if (index == nullptr) continue;
-    const Leaf* leaf =
-        index->leaves[track / kLeafTracks % kIndexLeaves].load(std::memory_order_acquire);
-    if (leaf == nullptr) continue;
-    const bool whole = volume.LeafInherited(track / kLeafTracks);
-    const bool shared_node = index->owners.load() != 1 || leaf->owners.load() != 1;
-    if (whole && shared_node) {
-      count += leaf->mapped.load(std::memory_order_relaxed);
-      continue;
-    }
-    if (!whole && leaf->inherited.load(std::memory_order_relaxed) == 0) continue;
-    const uint64_t end = std::min<uint64_t>(kLeafTracks, limit - track);
-    for (uint64_t i = 0; i < end; ++i) {
-      const uint64_t raw = leaf->entries[i].load(std::memory_order_acquire);
-      if (raw == 0 || !(whole || RawInherited(raw))) continue;
-      const Entry entry = Decode(raw);
-      const bool shared = shared_node || entry.base != kNoTrack || allocator_.Count(entry.own) > 1;
-      count += shared ? 1 : 0;
-    }
-  }
-  return count;
-}
-
-void Map::CountOwners(const std::vector<VolumeState*>& volumes) {
-  for (size_t id = 0; id < nodes_.size(); ++id)
-    if (Node* node = nodes_.Find(static_cast<uint32_t>(id))) node->owners.store(0);
-  for (const VolumeState* volume : volumes)
-    for (const auto& place : volume->root)
-      if (IndexNode* index = place.load(std::memory_order_relaxed)) index->owners.fetch_add(1);
-  const auto each = [this](NodeKind kind, auto visit) {
-    for (size_t id = 0; id < nodes_.size(); ++id)
-      if (Node* node = nodes_.Find(static_cast<uint32_t>(id)); node && node->kind == kind)
-        visit(node);
-  };
-  each(NodeKind::kIndex, [this](Node* node) {
-    auto* index = static_cast<IndexNode*>(node);
-    if (index->owners.load() == 0) return DeleteNode(index);
-    for (const auto& place : index->leaves)
-      if (Leaf* leaf = place.load(std::memory_order_relaxed)) leaf->owners.fetch_add(1);
-  });
-  each(NodeKind::kLeaf, [this](Node* node) {
-    auto* leaf = static_cast<Leaf*>(node);
-    if (leaf->owners.load() == 0) DeleteNode(leaf);
-  });
-}
-
-std::string Map::RestoreLeaf(const Leaf& leaf) {
-  for (const auto& place : leaf.entries) {
-    const Entry entry = Decode(place.load(std::memory_order_relaxed));
-    if (!entry.mapped()) continue;
-    Entry plain = entry;
-    plain.inherited = false;
-    if (plain != Normalized(plain)) return "an entry whose masks contradict each other";
-    if (entry.base == entry.own) return "an entry that is its own base";
-    if (!allocator_.Restore(entry.own)) return "a track beyond the pool's capacity";
-    // A base was a full track when it became one.
-    const uint64_t own_end =
-        entry.own * kTrackBytes + std::bit_width(entry.mask) * uint64_t{kSubBytes};
-    const uint64_t base_end = entry.base == kNoTrack ? 0 : (entry.base + 1) * kTrackBytes;
-    needed_bytes_ = std::max({needed_bytes_, own_end, base_end});
-    if (entry.base != kNoTrack && !Mutated(Mutation::kBaseNotCounted) &&
-        !allocator_.Restore(entry.base))
-      return "a base beyond the pool's capacity";
-  }
-  return {};
-}
-
-std::string Map::RebuildCounts(const std::vector<VolumeState*>& volumes) {
-  std::unordered_set<const void*> seen;
-  for (VolumeState* volume : volumes) {
-    RecountMapped(*volume);
-    for (auto& place : volume->root) {
-      const IndexNode* index = place.load(std::memory_order_relaxed);
-      if (index == nullptr || !seen.insert(index).second) continue;
-      for (const auto& leaf_place : index->leaves) {
-        const Leaf* leaf = leaf_place.load(std::memory_order_relaxed);
-        if (leaf == nullptr || !seen.insert(leaf).second) continue;
-        if (std::string problem = RestoreLeaf(*leaf); !problem.empty()) return problem;
-      }
-    }
-  }
-  return {};
 }
 
 }  // namespace flashlun

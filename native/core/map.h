@@ -10,7 +10,11 @@
 // until then it sits in a Drop. That is trap T1: counting it out earlier would let another volume
 // write in place to a track that a crash could give back.
 //
-// Thread safety: Find is lock-free inside an epoch; everything else needs the store's state lock.
+// Copying a node takes up to 40 microseconds (512 counts). So a publication makes the copies ahead,
+// without the state lock, and only puts them in place under it (NodeCopies).
+//
+// Thread safety: Find, CopyAhead, GiveBack and the walks are lock-free inside an epoch, Dismantle
+// anywhere; everything else needs the store's state lock.
 #pragma once
 
 #include <atomic>
@@ -22,6 +26,7 @@
 
 #include "core/allocator.h"
 #include "core/entry.h"
+#include "core/growing.h"
 #include "core/nodes.h"
 #include "core/partials.h"
 #include "core/store.h"
@@ -30,7 +35,8 @@ namespace flashlun {
 
 struct Leaf : Node {
   Leaf() : Node(NodeKind::kLeaf) {}
-  std::atomic<uint32_t> mapped{0};  // entries that are mapped
+  std::atomic<uint32_t> version{0};  // edits in place: +1 after each
+  std::atomic<uint32_t> mapped{0};   // entries that are mapped
   std::atomic<uint32_t> inherited{
       0};  // entries with the inherited flag: a hint to skip leaves, may be too high
   std::atomic<uint64_t> entries[kLeafTracks]{};
@@ -38,6 +44,8 @@ struct Leaf : Node {
 
 struct IndexNode : Node {
   IndexNode() : Node(NodeKind::kIndex) {}
+  std::atomic<uint32_t> version{0};  // as of a leaf
+  std::atomic<uint32_t> mapped{0};   // entries below it that are mapped
   std::atomic<Leaf*> leaves[kIndexLeaves]{};
 };
 
@@ -60,15 +68,19 @@ inline constexpr uint64_t IndexNodesFor(uint64_t size_bytes) {
 struct VolumeState {
   VolumeState(uint16_t volume_id, uint64_t size);
 
+  // Online resize, under the state lock. Running operations lie below the old size, and nothing of
+  // the old part moves (growing.h). The size is stored last: whoever sees it finds the places.
+  void Grow(uint64_t size);
+
   const uint16_t id;
-  const uint64_t size_bytes;
-  const uint64_t tracks;
+  std::atomic<uint64_t> size_bytes;
+  std::atomic<uint64_t> tracks;
   std::string name;
   int64_t created_unix_ms = 0;
   std::atomic<Gate> gate{Gate::kOpen};
   std::atomic<uint32_t> attached{0};
   bool deleted = false;
-  std::vector<std::atomic<IndexNode*>> root;
+  Growing<std::atomic<IndexNode*>> root;
 
   // FlashCopy target side. A leaf slot with its bit set is inherited as a whole (nothing in it
   // written since T0); once the slot is edited, the entries carry the flag themselves.
@@ -76,7 +88,7 @@ struct VolumeState {
   std::atomic<uint64_t> inherit_limit_tracks{
       0};  // tracks of the source: flags beyond are leftovers
   uint64_t inherited_tracks = 0;
-  std::vector<std::atomic<uint64_t>> inherited_leaf_bits;
+  Growing<std::atomic<uint64_t>> inherited_leaf_bits;
   uint64_t mapped_tracks = 0;
   uint64_t copied_tracks = 0;
 
@@ -112,6 +124,31 @@ struct Drop {
   };
 };
 
+// Copies of the shared nodes on the way to a track, made before the state lock is taken.
+//
+// A node with more than one owner does not change, so its copy stays right until it is installed,
+// unless the other owners leave and somebody edits it in place meanwhile. The version tells, and it
+// also tells when the place held another node in between (ABA): what matters is the content.
+//
+// The copies' counts are raised early, so for a moment tracks and leaves look more shared than they
+// are. That is harmless: "shared" only makes others redirect where they could have written in
+// place.
+struct NodeCopies {
+  const IndexNode* index_from = nullptr;
+  uint32_t index_version = 0;
+  IndexNode* index = nullptr;
+  const Leaf* leaf_from = nullptr;
+  uint32_t leaf_version = 0;
+  Leaf* leaf = nullptr;
+};
+
+// A node that nobody can reach any more.
+struct DeadNode {
+  uint64_t lsn = 0;
+  Leaf* leaf = nullptr;
+  IndexNode* index = nullptr;
+};
+
 class Map {
  public:
   explicit Map(uint64_t capacity_tracks) : allocator_(capacity_tracks) {}
@@ -132,7 +169,13 @@ class Map {
 
   // Replaces the entry. References in `next` that the old entry did not have must already be
   // counted (Allocate). Old ones that `next` lacks become drops of `lsn`.
-  void SetEntry(VolumeState& volume, uint64_t track, const Entry& next, uint64_t lsn);
+  // Copies that `ahead` has and that still fit are taken out of it.
+  void SetEntry(VolumeState& volume, uint64_t track, const Entry& next, uint64_t lsn,
+                NodeCopies* ahead = nullptr);
+  // Copies what an edit of the track would have to un-share: nothing, in most cases.
+  void CopyAhead(const VolumeState& volume, uint64_t track, NodeCopies* copies);
+  // Undoes the copies that were not installed. In the epoch in which they were made.
+  void GiveBack(NodeCopies* copies);
   // target := source, for the source's range; a larger target keeps its own tracks beyond it.
   void Share(VolumeState& source, VolumeState& target, uint64_t lsn);
   // Gives up the whole tree (volume delete).
@@ -149,9 +192,13 @@ class Map {
   // Tracks of a target whose T0 content is on tracks it shares. Lock-free inside an epoch.
   uint64_t CountOutOfSync(const VolumeState& volume) const;
 
-  // Applies one drop, whose time has come. Children that lose their last owner are appended to
-  // `more`.
-  void Apply(const Drop& drop, std::vector<Drop>* more);
+  // Applies one drop, whose time has come. When a node loses its last owner, the caller dismantles
+  // it.
+  DeadNode Apply(const Drop& drop);
+  // Gives up what a dead node refers to. An index node's leaves are appended to `more`; tracks that
+  // lost their last reference to `unreferenced`, for Allocator::Free.
+  void Dismantle(const DeadNode& node, std::vector<Drop>* more,
+                 std::vector<uint64_t>* unreferenced);
   std::vector<Drop>& drops() { return drops_; }
   Allocator& allocator() { return allocator_; }
 
@@ -162,8 +209,8 @@ class Map {
   // Owner counts of loaded nodes; those that no volume reaches are deleted (their drop was still
   // waiting when the checkpoint was taken).
   void CountOwners(const std::vector<VolumeState*>& volumes);
-  // Rebuilds track counts and mapped counts from the trees. A message when the map contradicts
-  // itself.
+  // Rebuilds the counts of tracks, of mapped and of inherited entries from the trees. A message
+  // when the map contradicts itself.
   std::string RebuildCounts(const std::vector<VolumeState*>& volumes);
   // Bytes that the tracks area must have for every mapped sub-block to be in it. After
   // RebuildCounts.
@@ -184,24 +231,21 @@ class Map {
   static constexpr uint64_t kPartialBit = uint64_t{1} << 62;
   static constexpr uint64_t kInheritedBit = uint64_t{1} << 61;
 
-  Leaf* LeafForEdit(VolumeState& volume, uint64_t track, uint64_t lsn);
-  IndexNode* IndexForEdit(VolumeState& volume, uint64_t index, uint64_t lsn);
+  Leaf* LeafForEdit(VolumeState& volume, IndexNode* index, uint64_t track, uint64_t lsn,
+                    NodeCopies* ahead);
+  IndexNode* IndexForEdit(VolumeState& volume, uint64_t index, uint64_t lsn, NodeCopies* ahead);
+  void RemoveIfEmpty(VolumeState& volume, IndexNode* index, uint64_t track, uint64_t lsn);
   Leaf* CopyLeaf(const Leaf& leaf);
+  static IndexNode* CopyIndex(const IndexNode& index);
   void AppendCopy(Leaf* to, uint32_t slot, uint64_t raw, bool inherited);
   void MarkInherited(VolumeState& volume, uint64_t leaf_slot, Leaf* leaf);
   IndexNode* MergeBoundary(VolumeState& source, VolumeState& target, uint64_t index);
   Leaf* MergeLeaf(const Leaf* source, const Leaf* target, uint32_t source_entries);
-  void RecountMapped(VolumeState& volume);
   template <typename AnyNode>
   AnyNode* NewNode() {
     auto* node = new AnyNode;
     nodes_.Add(node);
     return node;
-  }
-  template <typename AnyNode>
-  void DeleteNode(AnyNode* node) {
-    nodes_.Remove(node);
-    delete node;
   }
   // The image that a running checkpoint needs is still to be taken.
   bool Pending(const Node* node) const {
@@ -215,9 +259,11 @@ class Map {
     nodes_.SetDirty(node);
   }
   void Emit(Drop drop);
+  void ApplyNow(const Drop& drop);
   void RefEntry(const Entry& entry);
-  void ApplyLeaf(const Drop& drop, std::vector<Drop>* more);
+  void ReleaseEntry(uint64_t raw, std::vector<uint64_t>* unreferenced);
   std::string RestoreLeaf(const Leaf& leaf);
+  uint64_t CountInherited(const VolumeState& volume) const;
 
   Allocator allocator_;
   NodeRegistry nodes_;

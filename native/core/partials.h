@@ -1,9 +1,10 @@
 // PartialTable: the second word of partial entries. A leaf stays 8 bytes an entry (one atomic load
 // reads a full track); an entry that needs masks and a base points to an immutable record here.
 //
-// Thread safety: Get is lock-free for any index obtained from a live entry inside an epoch; Add and
-// Free need the store's state lock. A record is freed only after a grace period (epoch.h), so Get
-// never sees it change.
+// Thread safety: all methods, from any thread. Get is lock-free, for an index obtained from a live
+// entry inside an epoch: a record is freed only after a grace period (epoch.h), so Get never sees
+// it change. The free list has a lock of its own, the innermost of all, so that a leaf can be
+// copied without the store's state lock.
 #pragma once
 
 #include <array>
@@ -15,6 +16,7 @@
 
 #include "core/check.h"
 #include "core/entry.h"
+#include "core/sync.h"
 
 namespace flashlun {
 
@@ -33,14 +35,21 @@ class PartialTable {
   PartialTable& operator=(const PartialTable&) = delete;
 
   uint32_t Add(const Entry& entry) {
-    const uint32_t index = Take();
+    uint32_t index;
+    {
+      auto lock = monitor_.Acquire();
+      index = Take();
+    }
     Record& record = At(index);
     record.own_and_mask = entry.own | (uint64_t{entry.mask} << 48);
     record.base_and_zmask = entry.base | (uint64_t{entry.zmask} << 48);
     return index;
   }
 
-  void Free(uint32_t index) { free_.push_back(index); }
+  void Free(uint32_t index) {
+    auto lock = monitor_.Acquire();
+    free_.push_back(index);
+  }
 
   Entry Get(uint32_t index) const {
     const Record& record = At(index);
@@ -83,6 +92,7 @@ class PartialTable {
   }
 
   std::atomic<Chunk*>* const chunks_;
+  Monitor monitor_;    // of the two below
   uint64_t next_ = 0;  // records below were handed out at some time
   std::vector<uint32_t> free_;
 };

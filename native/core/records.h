@@ -23,6 +23,9 @@ enum class RecordType : uint8_t {
   kEndRelation = 3,  // withdrawn, or the copy is complete
   kCreateVolume = 4,
   kDeleteVolume = 5,
+  kResizeVolume = 6,  // grown, online
+  kResync = 7,        // target := source again; the relationship stays, T0 is new
+  kReverse = 8,       // the relationship's volumes swap their roles, then as an establish
 };
 
 inline constexpr uint8_t kRecordMore = 1 << 0;       // the transaction goes on in the next record
@@ -33,8 +36,8 @@ struct RecordHeader {
   uint8_t length_words;  // of 8 bytes, header included
   uint8_t flags;
   uint8_t reserved;
-  uint16_t volume;  // MAP, CREATE, DELETE; ESTABLISH: source
-  uint16_t extra;   // MAP: mask; ESTABLISH: target; CREATE: bytes of the name
+  uint16_t volume;  // MAP, CREATE, DELETE, RESIZE; ESTABLISH, RESYNC, REVERSE: source
+  uint16_t extra;   // MAP: mask; ESTABLISH, RESYNC, REVERSE: target; CREATE: bytes of the name
 };
 static_assert(sizeof(RecordHeader) == 8);
 
@@ -46,6 +49,7 @@ struct MapRecord {
 };
 static_assert(sizeof(MapRecord) == 32);
 
+// ESTABLISH, RESYNC and REVERSE: source and target are those of the copy that this record makes.
 struct EstablishRecord {
   RecordHeader header;
   uint64_t relationship;
@@ -71,6 +75,12 @@ static_assert(sizeof(CreateVolumeRecord) == 24 + kMaxNameBytes);
 struct DeleteVolumeRecord {
   RecordHeader header;
 };
+
+struct ResizeVolumeRecord {
+  RecordHeader header;
+  uint64_t size_bytes;
+};
+static_assert(sizeof(ResizeVolumeRecord) == 16);
 
 inline constexpr size_t kMaxRecordBytes = sizeof(CreateVolumeRecord);
 
@@ -112,6 +122,8 @@ inline size_t RecordLength(const uint8_t* data, size_t available) {
       expected = sizeof(MapRecord);
       break;
     case RecordType::kEstablish:
+    case RecordType::kResync:
+    case RecordType::kReverse:
       expected = sizeof(EstablishRecord);
       break;
     case RecordType::kEndRelation:
@@ -122,6 +134,9 @@ inline size_t RecordLength(const uint8_t* data, size_t available) {
       break;
     case RecordType::kDeleteVolume:
       expected = sizeof(DeleteVolumeRecord);
+      break;
+    case RecordType::kResizeVolume:
+      expected = sizeof(ResizeVolumeRecord);
       break;
   }
   return length == expected ? length : 0;

@@ -20,6 +20,9 @@ Status Store::Close() { return impl_->Close(); }
 Status Store::CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name) {
   return impl_->CreateVolume(id, size_bytes, name);
 }
+Status Store::ResizeVolume(uint16_t id, uint64_t new_size_bytes) {
+  return impl_->ResizeVolume(id, new_size_bytes);
+}
 Status Store::DeleteVolume(uint16_t id) { return impl_->DeleteVolume(id); }
 std::vector<VolumeInfo> Store::ListVolumes() { return impl_->ListVolumes(); }
 Result<VolumeInfo> Store::GetVolume(uint16_t id) { return impl_->GetVolume(id); }
@@ -38,6 +41,12 @@ Result<Volume> Store::Attach(uint16_t id) {
 
 Status Store::Establish(std::span<const PairSpec> pairs, std::vector<uint64_t>* ids) {
   return impl_->Establish(pairs, ids);
+}
+Status Store::Resync(std::span<const uint64_t> relationship_ids) {
+  return impl_->CopyAgain(RecordType::kResync, relationship_ids);
+}
+Status Store::Reverse(std::span<const uint64_t> relationship_ids) {
+  return impl_->CopyAgain(RecordType::kReverse, relationship_ids);
 }
 Status Store::Withdraw(uint64_t relationship_id) { return impl_->Withdraw(relationship_id); }
 std::vector<RelationshipInfo> Store::ListRelationships() { return impl_->ListRelationships(); }

@@ -123,6 +123,7 @@ class Volume {
  public:
   Volume() = default;
   uint16_t id() const;
+  // Grows while the volume is attached (Store::ResizeVolume).
   uint64_t size_bytes() const;
 
   // Preconditions of all four: offset + len <= size_bytes(). Any alignment. Each call may block on
@@ -162,6 +163,10 @@ class Store {
 
   // Durable when it returns. Blocks.
   Status CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name);
+  // Grows the volume, also while attached and in relationships; new space reads as zero. A running
+  // relationship keeps the T0 range it was made for. kInvalid: smaller, or not a volume's size. The
+  // size it has is fine. Durable when it returns. Blocks.
+  Status ResizeVolume(uint16_t id, uint64_t new_size_bytes);
   // kBusy while attached or in a relationship. Blocks.
   Status DeleteVolume(uint16_t id);
   std::vector<VolumeInfo> ListVolumes();
@@ -173,6 +178,16 @@ class Store {
   // relationship id a pair. Blocks. Errors: kNotFound, kInvalid (source = target, target smaller,
   // volume twice as target), kBusy (target already in a relationship), kTimeout.
   Status Establish(std::span<const PairSpec> pairs, std::vector<uint64_t>* ids);
+  // target := source again, at one new T0 for all of them, or none. What hosts wrote to the targets
+  // is given up. The whole source is shared anew. Errors as Establish; kNotFound: a relationship
+  // has ended.
+  Status Resync(std::span<const uint64_t> relationship_ids);
+  Status Resync(uint64_t relationship_id) { return Resync({&relationship_id, 1}); }
+  // The roles swap: the old source becomes a copy of what the old target holds at a new T0. The ids
+  // stay. All or none. Errors as Establish; kInvalid: the sizes differ; kBusy: the old source is
+  // itself a target; kNotFound.
+  Status Reverse(std::span<const uint64_t> relationship_ids);
+  Status Reverse(uint64_t relationship_id) { return Reverse({&relationship_id, 1}); }
   // Ends the relationship; the target keeps its T0 content (better than the ESS,
   // track-store.md 3.0). Blocks.
   Status Withdraw(uint64_t relationship_id);

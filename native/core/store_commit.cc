@@ -27,8 +27,13 @@ constexpr uint64_t kAutocommitRecords = 4096;
 // How often a waiting grace period is looked at. Readers end in microseconds; a slow disk read in
 // milliseconds.
 constexpr std::chrono::milliseconds kGracePoll{5};
-// Leaves and index nodes given up in one round: at up to 40 microseconds each, 5 ms.
-constexpr uint32_t kNodesPerReclaim = 128;
+// How soon what is ready but was left for the next round is gone on with.
+constexpr std::chrono::milliseconds kReclaimPause{1};
+// Leaves and index nodes given up in one round: at up to 40 microseconds each, 1.3 ms by which a
+// commit may be late.
+constexpr uint32_t kNodesPerReclaim = 32;
+// Drops and freed tracks under one hold of the state lock: at most some microseconds.
+constexpr size_t kDropsPerHold = 64;
 // Images that a checkpoint takes in one hold of the state lock: about a microsecond each.
 constexpr size_t kNodesPerHold = 16;
 // How long a checkpoint that found the file system full waits before it tries again.
@@ -124,12 +129,14 @@ void StoreImpl::CommitLoop() {
   auto lock = state_.Acquire();
   const std::chrono::milliseconds autocommit(options_.autocommit_ms);
   std::chrono::milliseconds waited{0};  // since records began to wait
+  bool reclaimed = true;
   while (!stopping_) {
     if (!CommitNeeded()) {
       if (pending_.empty() && grace_.empty()) {
         commit_wanted_.Wait(lock);
       } else {
-        const auto pause = grace_.empty() ? autocommit : std::min(autocommit, kGracePoll);
+        const auto poll = reclaimed ? kGracePoll : kReclaimPause;
+        const auto pause = grace_.empty() ? autocommit : std::min(autocommit, poll);
         commit_wanted_.WaitFor(lock, pause);
         waited += pause;
       }
@@ -138,7 +145,7 @@ void StoreImpl::CommitLoop() {
       CommitOnce(lock);
       waited = std::chrono::milliseconds{0};
     }
-    Reclaim(lock);
+    reclaimed = Reclaim(lock);
   }
   // Closing: whatever was acknowledged becomes durable; nobody is left waiting.
   do {
@@ -241,37 +248,60 @@ Status StoreImpl::WaitForJournalRoom(uint64_t blocks) {
 
 void StoreImpl::MoveDropsToGrace(uint64_t durable_lsn) {
   std::vector<Drop>& drops = map_->drops();
-  size_t ready = 0;
-  while (ready < drops.size() && drops[ready].lsn <= durable_lsn) ++ready;  // in LSN order
-  if (ready == 0) return;
-  const auto end = drops.begin() + static_cast<std::ptrdiff_t>(ready);
+  const auto end =
+      std::partition_point(drops.begin(), drops.end(), [durable_lsn](const Drop& drop) {
+        return drop.lsn <= durable_lsn;  // they are in LSN order
+      });
+  if (end == drops.begin()) return;
+  // The ready ones are many, those of the commit's duration few: the few are copied.
+  std::vector<Drop> later(end, drops.end());
+  drops.erase(end, drops.end());
   // The epoch that begins now: every operation that may still hold what these drops name began in
   // an earlier one.
-  grace_.push_back(Grace{epochs_.Advance(), std::vector<Drop>(drops.begin(), end)});
-  drops.erase(drops.begin(), end);
+  grace_.push_back(Grace{epochs_.Advance(), std::move(drops)});
+  drops = std::move(later);
 }
 
-void StoreImpl::Reclaim(Monitor::Lock& lock) {
+bool StoreImpl::Reclaim(Monitor::Lock& lock) {
   uint32_t nodes = 0;
   while (!grace_.empty() && (Mutated(Mutation::kNoGrace) || epochs_.Passed(grace_.front().stamp))) {
     std::vector<Drop> work = std::move(grace_.front().drops);
     grace_.pop_front();
-    // One node at a time, the lock released in between, and a bounded number a round: the end of a
-    // terabyte volume must stall neither writers nor the commits behind this.
-    while (!work.empty() && nodes < kNodesPerReclaim) {
-      const Drop drop = work.back();
-      work.pop_back();
-      map_->Apply(drop, &work);
-      if (drop.kind == Drop::Kind::kLeaf || drop.kind == Drop::Kind::kIndex) {
-        ++nodes;
-        lock.unlock();
-        lock.lock();
-      }
-    }
+    // The lock for short holds only, and a bounded number of nodes a round: the end of a terabyte
+    // volume must stall neither writers nor the commits behind this.
+    while (!work.empty() && nodes < kNodesPerReclaim) nodes += ReclaimSome(lock, work);
     progress_.NotifyAll();
     if (work.empty()) continue;
     grace_.push_front(Grace{0, std::move(work)});
-    return;
+    return false;
+  }
+  return true;
+}
+
+// Some drops of `work`, up to the first that ends a node. Returns the number of nodes that ended.
+uint32_t StoreImpl::ReclaimSome(Monitor::Lock& lock, std::vector<Drop>& work) {
+  DeadNode dead;
+  for (size_t i = 0; i < kDropsPerHold && !work.empty(); ++i) {
+    const Drop drop = work.back();
+    work.pop_back();
+    dead = map_->Apply(drop);
+    if (dead.leaf != nullptr || dead.index != nullptr) break;
+  }
+  lock.unlock();
+  std::vector<uint64_t> unreferenced;
+  map_->Dismantle(dead, &work, &unreferenced);
+  lock.lock();
+  FreeTracks(lock, unreferenced);
+  return dead.leaf != nullptr || dead.index != nullptr ? 1 : 0;
+}
+
+void StoreImpl::FreeTracks(Monitor::Lock& lock, std::span<const uint64_t> tracks) {
+  for (size_t i = 0; i < tracks.size(); ++i) {
+    if (i != 0 && i % kDropsPerHold == 0) {
+      lock.unlock();
+      lock.lock();
+    }
+    map_->allocator().Free(tracks[i]);
   }
 }
 

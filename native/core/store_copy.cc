@@ -1,4 +1,5 @@
-// Volumes and FlashCopy: create, delete, establish, withdraw, background copy (track-store.md 3.5).
+// Volumes and FlashCopy: create, resize, delete, establish, resync, reverse, withdraw, background
+// copy (track-store.md 3.5).
 #include <algorithm>
 #include <chrono>
 #include <set>
@@ -24,11 +25,25 @@ Status NoVolume(uint16_t id) {
   return Status(Code::kNotFound, "volume " + Hex(id) + " does not exist");
 }
 
+Status NoRelation() {
+  return Status(Code::kNotFound,
+                "the relationship does not exist: it was withdrawn or its copy is complete");
+}
+
+std::string NameOf(const PairSpec& pair) { return Hex(pair.source_id) + ":" + Hex(pair.target_id); }
+
+bool IsVolumeSize(uint64_t bytes) {
+  return bytes >= kMinVolumeBytes && bytes <= kMaxVolumeBytes && bytes % kTrackBytes == 0;
+}
+
+Status NoVolumeSize() {
+  return Status(Code::kInvalid, "a volume's size is a multiple of 64 KiB up to 64 TiB");
+}
+
 }  // namespace
 
 Status StoreImpl::CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name) {
-  if (size_bytes < kMinVolumeBytes || size_bytes > kMaxVolumeBytes || size_bytes % kTrackBytes != 0)
-    return Status(Code::kInvalid, "a volume's size is a multiple of 64 KiB up to 64 TiB");
+  if (!IsVolumeSize(size_bytes)) return NoVolumeSize();
   if (name.size() > kMaxNameBytes)
     return Status(Code::kInvalid, "a volume's name has at most 64 bytes");
   {
@@ -48,6 +63,28 @@ Status StoreImpl::CreateVolume(uint16_t id, uint64_t size_bytes, std::string_vie
     std::copy(name.begin(), name.end(), record.name);
     AppendRecord(&record, sizeof record);
     volumes_.emplace(id, std::move(volume));
+  }
+  return Flush();
+}
+
+Status StoreImpl::ResizeVolume(uint16_t id, uint64_t new_size_bytes) {
+  if (!IsVolumeSize(new_size_bytes)) return NoVolumeSize();
+  {
+    auto lock = state_.Acquire();
+    const auto it = volumes_.find(id);
+    if (it == volumes_.end()) return NoVolume(id);
+    VolumeState& volume = *it->second;
+    if (new_size_bytes < volume.size_bytes)
+      return Status(Code::kInvalid, "volume " + Hex(id) + " has " +
+                                        std::to_string(volume.size_bytes) +
+                                        " bytes and cannot shrink; nothing was changed");
+    if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
+    if (new_size_bytes > volume.size_bytes) {
+      const ResizeVolumeRecord record{
+          MakeHeader<ResizeVolumeRecord>(RecordType::kResizeVolume, id, 0), new_size_bytes};
+      AppendRecord(&record, sizeof record);
+      volume.Grow(new_size_bytes);
+    }
   }
   return Flush();
 }
@@ -85,35 +122,68 @@ Result<std::shared_ptr<VolumeState>> StoreImpl::AttachState(uint16_t id) {
   return it->second;
 }
 
-Status StoreImpl::CheckPairs(std::span<const PairSpec> pairs) {
-  if (pairs.empty() || pairs.size() > kMaxPairsPerEstablish)
+// State lock held. Whole groups only: the first thing that is wrong refuses all of them.
+Status StoreImpl::CheckCopies(std::span<const Copy> copies) {
+  if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
+  if (copies.empty() || copies.size() > kMaxPairsPerEstablish)
     return Status(Code::kInvalid, "an establish has 1 to 1024 pairs");
-  if (pairs.size() * KillRing::BytesFor(sizeof(EstablishRecord)) > ring_->capacity_bytes() / 4)
+  if (copies.size() * KillRing::BytesFor(sizeof(EstablishRecord)) > ring_->capacity_bytes() / 4)
     return Status(Code::kLimit, "the pool's kill ring is too small for so many pairs at once");
   std::set<uint16_t> sources;
   std::set<uint16_t> targets;
-  for (const PairSpec& pair : pairs) {
-    const std::string name = Hex(pair.source_id) + ":" + Hex(pair.target_id);
-    const auto source = volumes_.find(pair.source_id);
-    const auto target = volumes_.find(pair.target_id);
-    if (source == volumes_.end()) return NoVolume(pair.source_id);
-    if (target == volumes_.end()) return NoVolume(pair.target_id);
-    if (source == target)
-      return Status(Code::kInvalid, name + " refused: source and target are the same volume");
-    if (target->second->tracks < source->second->tracks)
-      return Status(Code::kInvalid, name + " refused: the target is smaller than the source");
-    if (target->second->target_of != 0)
-      return Status(Code::kBusy,
-                    name + " refused: the target is already in a relationship; withdraw it first");
-    if (!targets.insert(pair.target_id).second)
-      return Status(Code::kInvalid, name + " refused: the target is named twice");
-    sources.insert(pair.source_id);
+  for (const Copy& copy : copies) {
+    if (Status status = CheckCopy(copy); !status.ok()) return status;
+    if (!targets.insert(copy.pair.target_id).second)
+      return Status(Code::kInvalid, NameOf(copy.pair) + " refused: the target is named twice");
+    sources.insert(copy.pair.source_id);
   }
   for (const uint16_t target : targets)
     if (sources.contains(target))
       return Status(Code::kInvalid,
                     Hex(target) + " refused: it is source and target in one establish");
   return Status::Ok();
+}
+
+Status StoreImpl::CheckCopy(const Copy& copy) {
+  const std::string name = NameOf(copy.pair);
+  const auto source = volumes_.find(copy.pair.source_id);
+  const auto target = volumes_.find(copy.pair.target_id);
+  if (source == volumes_.end()) return NoVolume(copy.pair.source_id);
+  if (target == volumes_.end()) return NoVolume(copy.pair.target_id);
+  if (source == target)
+    return Status(Code::kInvalid, name + " refused: source and target are the same volume");
+  if (copy.type != RecordType::kEstablish && !relations_.contains(copy.relationship))
+    return NoRelation();
+  if (target->second->tracks < source->second->tracks)
+    return Status(Code::kInvalid,
+                  name + " refused: the target is smaller than the source; resize it first");
+  if (copy.type == RecordType::kReverse && target->second->tracks != source->second->tracks)
+    return Status(Code::kInvalid,
+                  name + " refused: a reverse needs volumes of one size; resize the smaller first");
+  const uint64_t target_of = target->second->target_of;
+  if (target_of != 0 && (copy.type != RecordType::kResync || target_of != copy.relationship))
+    return Status(Code::kBusy,
+                  name + " refused: the target is already in a relationship; withdraw it first");
+  return Status::Ok();
+}
+
+// Replay's form of the same question, and what a flip relies on.
+bool StoreImpl::CopyFits(const Copy& copy) const {
+  const auto source = volumes_.find(copy.pair.source_id);
+  const auto target = volumes_.find(copy.pair.target_id);
+  if (source == volumes_.end() || target == volumes_.end() || source == target ||
+      target->second->tracks < source->second->tracks)
+    return false;
+  const auto relation = relations_.find(copy.relationship);
+  if (copy.type == RecordType::kEstablish)
+    return relation == relations_.end() && copy.relationship != 0 && target->second->target_of == 0;
+  if (relation == relations_.end()) return false;
+  if (copy.type == RecordType::kResync)
+    return relation->second.source_id == copy.pair.source_id &&
+           relation->second.target_id == copy.pair.target_id;
+  return relation->second.source_id == copy.pair.target_id &&
+         relation->second.target_id == copy.pair.source_id &&
+         target->second->tracks == source->second->tracks && target->second->target_of == 0;
 }
 
 void StoreImpl::SetGates(const std::vector<VolumeState*>& volumes, Gate gate) {
@@ -141,95 +211,160 @@ Status StoreImpl::CloseTargets(const std::vector<VolumeState*>& targets) {
   return Status::Ok();
 }
 
-uint64_t StoreImpl::FlipPair(const PairSpec& pair, int64_t t0_unix_ms, bool more) {
-  VolumeState& source = *volumes_.at(pair.source_id);
-  VolumeState& target = *volumes_.at(pair.target_id);
-  const uint64_t id = next_relation_++;
-  EstablishRecord record{
-      MakeHeader<EstablishRecord>(RecordType::kEstablish, pair.source_id, pair.target_id), id,
-      t0_unix_ms, pair.flags};
-  if (more) record.header.flags |= kRecordMore;
-  const uint64_t lsn = AppendRecord(&record, sizeof record);
+// The change itself, by a live T0 and by its replay alike.
+void StoreImpl::ApplyFlip(const Copy& copy, int64_t t0_unix_ms, uint64_t lsn) {
+  VolumeState& source = *volumes_.at(copy.pair.source_id);
+  VolumeState& target = *volumes_.at(copy.pair.target_id);
   map_->Share(source, target, lsn);
-  target.target_of = id;
-  relations_.emplace(id, RelationState{id, pair.source_id, pair.target_id, pair.flags, t0_unix_ms});
+  if (copy.type == RecordType::kReverse) source.target_of = 0;
+  target.target_of = copy.relationship;
+  relations_[copy.relationship] = RelationState{copy.relationship, copy.pair.source_id,
+                                                copy.pair.target_id, copy.pair.flags, t0_unix_ms};
+  next_relation_ = std::max(next_relation_, copy.relationship + 1);
+}
+
+void StoreImpl::FlipOne(const Copy& copy, int64_t t0_unix_ms, bool more) {
+  FL_CHECK(Mutated(Mutation::kTornGate) || CopyFits(copy));
+  EstablishRecord record{
+      MakeHeader<EstablishRecord>(copy.type, copy.pair.source_id, copy.pair.target_id),
+      copy.relationship, t0_unix_ms, copy.pair.flags};
+  if (more) record.header.flags |= kRecordMore;
+  ApplyFlip(copy, t0_unix_ms, AppendRecord(&record, sizeof record));
 #ifdef FLASHLUN_MUTATIONS
-  if (on_flip) on_flip(pair);
+  if (on_flip) on_flip(copy.pair);
 #endif
-  return id;
 }
 
 // T0. Every pair under one hold of the state lock: no publication, no commit cut and no checkpoint
 // falls in between.
-std::vector<uint64_t> StoreImpl::Flip(std::span<const PairSpec> pairs, Monitor::Lock& lock) {
-  std::vector<uint64_t> ids;
+Status StoreImpl::Flip(std::vector<Copy>& copies, Monitor::Lock& lock) {
+  // Again: since the first look a relationship may have ended and a source may have grown.
+  if (Status status = CheckCopies(copies); !status.ok()) return status;
   const int64_t t0 = io_.UnixMs();
-  for (size_t i = 0; i < pairs.size(); ++i) {
-    const bool more = i + 1 < pairs.size() && !Mutated(Mutation::kTornGate);
-    ids.push_back(FlipPair(pairs[i], t0, more));
+  for (size_t i = 0; i < copies.size(); ++i) {
+    if (copies[i].type == RecordType::kEstablish) copies[i].relationship = next_relation_;
+    const bool more = i + 1 < copies.size() && !Mutated(Mutation::kTornGate);
+    FlipOne(copies[i], t0, more);
     if (Mutated(Mutation::kTornGate)) {
       lock.unlock();
       for (unsigned pause = 0; pause < 8; ++pause) PollPause(0);
       lock.lock();
     }
   }
-  return ids;
+  return Status::Ok();
 }
 
-Status StoreImpl::Establish(std::span<const PairSpec> pairs, std::vector<uint64_t>* ids) {
-  {
-    auto turn = establish_monitor_.Acquire();
-    while (establishing_) establish_done_.Wait(turn);
-    establishing_ = true;
+// One T0 at a time: its checks, gates and flip see no other one's.
+class StoreImpl::T0Turn {
+ public:
+  explicit T0Turn(StoreImpl& store) : store_(store) {
+    auto turn = store_.establish_monitor_.Acquire();
+    while (store_.establishing_) store_.establish_done_.Wait(turn);
+    store_.establishing_ = true;
   }
+  ~T0Turn() {
+    auto turn = store_.establish_monitor_.Acquire();
+    store_.establishing_ = false;
+    store_.establish_done_.NotifyAll();
+  }
+  T0Turn(const T0Turn&) = delete;
+  T0Turn& operator=(const T0Turn&) = delete;
+
+ private:
+  StoreImpl& store_;
+};
+
+// The volumes of a T0. They count as attached meanwhile, which keeps them from being deleted.
+struct StoreImpl::Held {
+  Held() = default;
+  ~Held() {
+    for (const auto& volume : volumes) volume->attached.fetch_sub(1);
+  }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+
+  std::vector<std::shared_ptr<VolumeState>> volumes;
   std::vector<VolumeState*> sources;
   std::vector<VolumeState*> targets;
-  std::vector<std::shared_ptr<VolumeState>> held;
+};
+
+Status StoreImpl::HoldVolumes(std::span<const Copy> copies, Held* held) {
+  auto lock = state_.Acquire();
+  if (Status status = CheckCopies(copies); !status.ok()) return status;
+  for (const Copy& copy : copies) {
+    for (const uint16_t id : {copy.pair.source_id, copy.pair.target_id}) {
+      held->volumes.push_back(volumes_.at(id));
+      held->volumes.back()->attached.fetch_add(1);
+    }
+    held->targets.push_back(volumes_.at(copy.pair.target_id).get());
+    VolumeState* source = volumes_.at(copy.pair.source_id).get();
+    if (std::find(held->sources.begin(), held->sources.end(), source) == held->sources.end())
+      held->sources.push_back(source);
+  }
+  return Status::Ok();
+}
+
+// The targets are closed and quiet.
+Status StoreImpl::GatesAndFlip(std::vector<Copy>& copies, const Held& held) {
+  // Closing the sources' gates before the first flip makes the group one point in time: a write
+  // that depends on another one's reply cannot begin while only some pairs are flipped (trap T23).
+  // Writes that are past the gate need no waiting for here: none of them has been answered, so each
+  // may be in or out of T0.
+  if (!Mutated(Mutation::kTornGate)) SetGates(held.sources, Gate::kNoWrites);
   Status status;
   {
     auto lock = state_.Acquire();
-    status = poisoned_.empty() ? CheckPairs(pairs) : Status(Code::kPoisoned, poisoned_);
-    if (status.ok()) {
-      for (const PairSpec& pair : pairs) {
-        for (const uint16_t id : {pair.source_id, pair.target_id}) {
-          held.push_back(volumes_.at(id));
-          held.back()->attached.fetch_add(1);  // keeps the volume from being deleted meanwhile
-        }
-        targets.push_back(volumes_.at(pair.target_id).get());
-        VolumeState* source = volumes_.at(pair.source_id).get();
-        if (std::find(sources.begin(), sources.end(), source) == sources.end())
-          sources.push_back(source);
-      }
-    }
+    status = Flip(copies, lock);
   }
-  Throttle();  // the records of all pairs at once go into the kill ring
-  if (status.ok()) status = CloseTargets(targets);
-  if (status.ok()) {
-    // Closing the sources' gates before the first flip makes the group one point in time: a write
-    // that depends on another one's reply cannot begin while only some pairs are flipped (trap
-    // T23). Writes that are past the gate need no waiting for here: none of them has been answered,
-    // so each may be in or out of T0.
-    if (!Mutated(Mutation::kTornGate)) SetGates(sources, Gate::kNoWrites);
-    {
-      auto lock = state_.Acquire();
-      *ids = Flip(pairs, lock);
-    }
-    SetGates(sources, Gate::kOpen);
-    // Writes that decided before the flip may still land in tracks that are now shared. Until they
-    // have, the target would change under its readers (trap T22).
-    const uint64_t after_flip = epochs_.Advance();
-    for (const VolumeState* source : sources)
-      for (unsigned round = 0;
-           !Mutated(Mutation::kNoDrain) && !epochs_.VolumePassed(source, after_flip); ++round)
-        PollPause(round);
-    SetGates(targets, Gate::kOpen);
-    status = Flush();
-  }
-  for (const auto& volume : held) volume->attached.fetch_sub(1);
-  auto turn = establish_monitor_.Acquire();
-  establishing_ = false;
-  establish_done_.NotifyAll();
+  SetGates(held.sources, Gate::kOpen);
+  // Writes that decided before the flip may still land in tracks that are now shared. Until they
+  // have, the target would change under its readers (trap T22).
+  const uint64_t after_flip = epochs_.Advance();
+  for (const VolumeState* source : held.sources)
+    for (unsigned round = 0;
+         !Mutated(Mutation::kNoDrain) && !epochs_.VolumePassed(source, after_flip); ++round)
+      PollPause(round);
+  SetGates(held.targets, Gate::kOpen);
   return status;
+}
+
+// The one routine of establish, resync and reverse. The caller has the turn.
+Status StoreImpl::CopyAtT0(std::vector<Copy>& copies) {
+  Held held;
+  Status status = HoldVolumes(copies, &held);
+  if (!status.ok()) return status;
+  Throttle();  // the records of all pairs at once go into the kill ring
+  status = CloseTargets(held.targets);
+  if (status.ok()) status = GatesAndFlip(copies, held);
+  return status.ok() ? Flush() : std::move(status);
+}
+
+Status StoreImpl::Establish(std::span<const PairSpec> pairs, std::vector<uint64_t>* ids) {
+  const T0Turn turn(*this);
+  std::vector<Copy> copies;
+  for (const PairSpec& pair : pairs) copies.push_back({RecordType::kEstablish, 0, pair});
+  Status status = CopyAtT0(copies);
+  ids->clear();
+  for (const Copy& copy : copies)
+    if (copy.relationship != 0) ids->push_back(copy.relationship);
+  return status;
+}
+
+Status StoreImpl::CopyAgain(RecordType type, std::span<const uint64_t> relationship_ids) {
+  const T0Turn turn(*this);
+  std::vector<Copy> copies;
+  {
+    auto lock = state_.Acquire();
+    for (const uint64_t id : relationship_ids) {
+      const auto it = relations_.find(id);
+      if (it == relations_.end()) return NoRelation();
+      const RelationState& relation = it->second;
+      PairSpec pair{relation.source_id, relation.target_id, relation.flags};
+      if (type == RecordType::kReverse) std::swap(pair.source_id, pair.target_id);
+      copies.push_back({type, id, pair});
+    }
+  }
+  return CopyAtT0(copies);
 }
 
 // State lock held.
@@ -245,9 +380,7 @@ void StoreImpl::EndRelation(uint64_t relationship_id) {
 Status StoreImpl::Withdraw(uint64_t relationship_id) {
   {
     auto lock = state_.Acquire();
-    if (!relations_.contains(relationship_id))
-      return Status(Code::kNotFound,
-                    "the relationship does not exist: it was withdrawn or its copy is complete");
+    if (!relations_.contains(relationship_id)) return NoRelation();
     if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
     EndRelation(relationship_id);
   }

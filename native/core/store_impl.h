@@ -50,12 +50,15 @@ class StoreImpl {
   Status Close();
 
   Status CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name);
+  Status ResizeVolume(uint16_t id, uint64_t new_size_bytes);
   Status DeleteVolume(uint16_t id);
   std::vector<VolumeInfo> ListVolumes();
   Result<VolumeInfo> GetVolume(uint16_t id);
   Result<std::shared_ptr<VolumeState>> AttachState(uint16_t id);
 
   Status Establish(std::span<const PairSpec> pairs, std::vector<uint64_t>* ids);
+  // kResync or kReverse.
+  Status CopyAgain(RecordType type, std::span<const uint64_t> relationship_ids);
   Status Withdraw(uint64_t relationship_id);
   std::vector<RelationshipInfo> ListRelationships();
   Result<CopyBatchResult> CopyBatch(uint64_t relationship_id, uint64_t first_track,
@@ -95,7 +98,8 @@ class StoreImpl {
   void ReplayKillRing();
   Status ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length);
   Status ApplyMap(uint64_t lsn, const uint8_t* record);
-  Status ApplyEstablish(uint64_t lsn, const uint8_t* record);
+  Status ApplyCopy(uint64_t lsn, const uint8_t* record);
+  Status ApplyResize(const uint8_t* record);
   Status ApplyCreate(const uint8_t* record);
   Status BeginSession();
   Status CommitRecovered();
@@ -126,6 +130,8 @@ class StoreImpl {
   // Makes `next` the entry and appends its record; `copied`: it is a background copy's. kNotFound:
   // the volume is gone.
   Status Publish(VolumeState& volume, uint64_t track, Entry next, bool copied);
+  Status PublishUnderLock(VolumeState& volume, uint64_t track, Entry next, bool copied,
+                          NodeCopies* ahead);
   static uint64_t TrackOffset(uint64_t track) { return kTracksOffset + track * kTrackBytes; }
 
   // store_commit.cc
@@ -136,7 +142,10 @@ class StoreImpl {
   Status WriteCommit(RecordBatch& batch, JournalPosition* position);
   Status WaitForJournalRoom(uint64_t blocks);
   void MoveDropsToGrace(uint64_t durable_lsn);
-  void Reclaim(Monitor::Lock& lock);
+  // False: there is more to do at once.
+  bool Reclaim(Monitor::Lock& lock);
+  uint32_t ReclaimSome(Monitor::Lock& lock, std::vector<Drop>& work);
+  void FreeTracks(Monitor::Lock& lock, std::span<const uint64_t> tracks);
   void ReclaimForSpace();
   void Throttle();
   Status SyncData();
@@ -151,9 +160,24 @@ class StoreImpl {
   bool JournalHasRoom(uint64_t blocks) const;
 
   // store_copy.cc
-  Status CheckPairs(std::span<const PairSpec> pairs);
-  std::vector<uint64_t> Flip(std::span<const PairSpec> pairs, Monitor::Lock& lock);
-  uint64_t FlipPair(const PairSpec& pair, int64_t t0_unix_ms, bool more);
+  // One target := source of a T0. Establish, resync and reverse differ in what must hold before and
+  // in the record's type; everything else is one routine, CopyAtT0.
+  struct Copy {
+    RecordType type;
+    uint64_t relationship;
+    PairSpec pair;
+  };
+  struct Held;
+  class T0Turn;
+  Status CopyAtT0(std::vector<Copy>& copies);
+  Status CheckCopies(std::span<const Copy> copies);
+  Status CheckCopy(const Copy& copy);
+  Status HoldVolumes(std::span<const Copy> copies, Held* held);
+  Status GatesAndFlip(std::vector<Copy>& copies, const Held& held);
+  Status Flip(std::vector<Copy>& copies, Monitor::Lock& lock);
+  void FlipOne(const Copy& copy, int64_t t0_unix_ms, bool more);
+  bool CopyFits(const Copy& copy) const;
+  void ApplyFlip(const Copy& copy, int64_t t0_unix_ms, uint64_t lsn);
   Status CloseTargets(const std::vector<VolumeState*>& targets);
   void SetGates(const std::vector<VolumeState*>& volumes, Gate gate);
   Status CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, bool* copied);

@@ -283,6 +283,15 @@ void StoreImpl::FreeReserved(uint64_t track) {
 }
 
 Status StoreImpl::Publish(VolumeState& volume, uint64_t track, Entry next, bool copied) {
+  NodeCopies ahead;
+  map_->CopyAhead(volume, track, &ahead);
+  Status status = PublishUnderLock(volume, track, next, copied, &ahead);
+  map_->GiveBack(&ahead);
+  return status;
+}
+
+Status StoreImpl::PublishUnderLock(VolumeState& volume, uint64_t track, Entry next, bool copied,
+                                   NodeCopies* ahead) {
   // The record and the map change under one lock: replay in LSN order then gives the same map. The
   // inherited flag is decided here too, because another track's publication may at any time move it
   // from the leaf's bit to the entries.
@@ -292,7 +301,7 @@ Status StoreImpl::Publish(VolumeState& volume, uint64_t track, Entry next, bool 
   next.inherited = !copied && StillInherited(old, map_->Inherited(volume, track), next);
   const MapRecord record = MakeMapRecord(volume.id, track, next);
   const uint64_t lsn = AppendRecord(&record, sizeof record);
-  map_->SetEntry(volume, track, next, lsn);
+  map_->SetEntry(volume, track, next, lsn, ahead);
   return Status::Ok();
 }
 

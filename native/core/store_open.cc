@@ -270,7 +270,11 @@ Status StoreImpl::ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length
     case RecordType::kMap:
       return ApplyMap(lsn, record);
     case RecordType::kEstablish:
-      return ApplyEstablish(lsn, record);
+    case RecordType::kResync:
+    case RecordType::kReverse:
+      return ApplyCopy(lsn, record);
+    case RecordType::kResizeVolume:
+      return ApplyResize(record);
     case RecordType::kEndRelation: {
       const uint64_t id = ReadRecord<EndRelationRecord>(record).relationship;
       const auto it = relations_.find(id);
@@ -308,20 +312,24 @@ Status StoreImpl::ApplyMap(uint64_t lsn, const uint8_t* bytes) {
   return Status::Ok();
 }
 
-Status StoreImpl::ApplyEstablish(uint64_t lsn, const uint8_t* bytes) {
+Status StoreImpl::ApplyCopy(uint64_t lsn, const uint8_t* bytes) {
   const auto record = ReadRecord<EstablishRecord>(bytes);
-  const auto source = volumes_.find(record.header.volume);
-  const auto target = volumes_.find(record.header.extra);
-  if (source == volumes_.end() || target == volumes_.end() || source == target ||
-      target->second->tracks < source->second->tracks || target->second->target_of != 0)
-    return Contradiction(options_.dir, "an impossible establish record");
-  map_->Share(*source->second, *target->second, lsn);
-  target->second->target_of = record.relationship;
-  relations_.emplace(
+  const Copy copy{
+      static_cast<RecordType>(record.header.type),
       record.relationship,
-      RelationState{record.relationship, record.header.volume, record.header.extra,
-                    static_cast<uint32_t>(record.relation_flags), record.t0_unix_ms});
-  next_relation_ = std::max(next_relation_, record.relationship + 1);
+      {record.header.volume, record.header.extra, static_cast<uint32_t>(record.relation_flags)}};
+  if (!CopyFits(copy)) return Contradiction(options_.dir, "an impossible establish record");
+  ApplyFlip(copy, record.t0_unix_ms, lsn);
+  return Status::Ok();
+}
+
+Status StoreImpl::ApplyResize(const uint8_t* bytes) {
+  const auto record = ReadRecord<ResizeVolumeRecord>(bytes);
+  const auto it = volumes_.find(record.header.volume);
+  if (it == volumes_.end() || record.size_bytes <= it->second->size_bytes ||
+      record.size_bytes > kMaxVolumeBytes || record.size_bytes % kTrackBytes != 0)
+    return Contradiction(options_.dir, "an impossible resize record");
+  it->second->Grow(record.size_bytes);
   return Status::Ok();
 }
 

@@ -1,0 +1,171 @@
+// Walks over the trees: lock-free ones of running operations, and the one of a recovery.
+#include <algorithm>
+#include <bit>
+#include <unordered_set>
+
+#include "core/map.h"
+#include "core/mutation.h"
+
+namespace flashlun {
+
+uint64_t Map::NextInherited(const VolumeState& volume, uint64_t track) const {
+  const uint64_t limit = volume.inherit_limit_tracks.load();
+  while (track < limit) {
+    const IndexNode* index = volume.root[track / kIndexTracks].load(std::memory_order_acquire);
+    if (index == nullptr) {
+      track = (track / kIndexTracks + 1) * kIndexTracks;
+      continue;
+    }
+    const Leaf* leaf =
+        index->leaves[track / kLeafTracks % kIndexLeaves].load(std::memory_order_acquire);
+    const bool whole = volume.LeafInherited(track / kLeafTracks);
+    if (leaf == nullptr || (!whole && leaf->inherited.load(std::memory_order_relaxed) == 0)) {
+      track = (track / kLeafTracks + 1) * kLeafTracks;
+      continue;
+    }
+    const uint64_t raw = leaf->entries[track % kLeafTracks].load(std::memory_order_acquire);
+    if (raw != 0 && (whole || RawInherited(raw))) return track;
+    ++track;
+  }
+  return limit;
+}
+
+uint64_t Map::SkipUnmapped(const VolumeState& volume, uint64_t track) const {
+  while (track < volume.tracks) {
+    const IndexNode* index = volume.root[track / kIndexTracks].load(std::memory_order_acquire);
+    if (index == nullptr) {
+      track = (track / kIndexTracks + 1) * kIndexTracks;
+      continue;
+    }
+    if (index->leaves[track / kLeafTracks % kIndexLeaves].load(std::memory_order_acquire))
+      return track;
+    track = (track / kLeafTracks + 1) * kLeafTracks;
+  }
+  return volume.tracks;
+}
+
+uint64_t Map::CountOutOfSync(const VolumeState& volume) const {
+  uint64_t count = 0;
+  const uint64_t limit = volume.inherit_limit_tracks.load();
+  for (uint64_t track = 0; track < limit; track += kLeafTracks) {
+    const IndexNode* index = volume.root[track / kIndexTracks].load(std::memory_order_acquire);
+    if (index == nullptr) continue;
+    const Leaf* leaf =
+        index->leaves[track / kLeafTracks % kIndexLeaves].load(std::memory_order_acquire);
+    if (leaf == nullptr) continue;
+    const bool whole = volume.LeafInherited(track / kLeafTracks);
+    const bool shared_node = index->owners.load() != 1 || leaf->owners.load() != 1;
+    if (whole && shared_node) {
+      count += leaf->mapped.load(std::memory_order_relaxed);
+      continue;
+    }
+    if (!whole && leaf->inherited.load(std::memory_order_relaxed) == 0) continue;
+    const uint64_t end = std::min<uint64_t>(kLeafTracks, limit - track);
+    for (uint64_t i = 0; i < end; ++i) {
+      const uint64_t raw = leaf->entries[i].load(std::memory_order_acquire);
+      if (raw == 0 || !(whole || RawInherited(raw))) continue;
+      const Entry entry = Decode(raw);
+      const bool shared = shared_node || entry.base != kNoTrack || allocator_.Count(entry.own) > 1;
+      count += shared ? 1 : 0;
+    }
+  }
+  return count;
+}
+
+void Map::CountOwners(const std::vector<VolumeState*>& volumes) {
+  for (size_t id = 0; id < nodes_.size(); ++id)
+    if (Node* node = nodes_.Find(static_cast<uint32_t>(id))) node->owners.store(0);
+  for (const VolumeState* volume : volumes)
+    for (const auto& place : volume->root)
+      if (IndexNode* index = place.load(std::memory_order_relaxed)) index->owners.fetch_add(1);
+  const auto each = [this](NodeKind kind, auto visit) {
+    for (size_t id = 0; id < nodes_.size(); ++id)
+      if (Node* node = nodes_.Find(static_cast<uint32_t>(id)); node && node->kind == kind)
+        visit(node);
+  };
+  each(NodeKind::kIndex, [this](Node* node) {
+    auto* index = static_cast<IndexNode*>(node);
+    if (index->owners.load() == 0) {
+      nodes_.Remove(index);
+      delete index;
+      return;
+    }
+    for (const auto& place : index->leaves)
+      if (Leaf* leaf = place.load(std::memory_order_relaxed)) leaf->owners.fetch_add(1);
+  });
+  each(NodeKind::kLeaf, [this](Node* node) {
+    if (node->owners.load() != 0) return;
+    nodes_.Remove(node);
+    delete static_cast<Leaf*>(node);
+  });
+}
+
+std::string Map::RestoreLeaf(const Leaf& leaf) {
+  for (const auto& place : leaf.entries) {
+    const Entry entry = Decode(place.load(std::memory_order_relaxed));
+    if (!entry.mapped()) continue;
+    Entry plain = entry;
+    plain.inherited = false;
+    if (plain != Normalized(plain)) return "an entry whose masks contradict each other";
+    if (entry.base == entry.own) return "an entry that is its own base";
+    if (!allocator_.Restore(entry.own)) return "a track beyond the pool's capacity";
+    // A base was a full track when it became one.
+    const uint64_t own_end =
+        entry.own * kTrackBytes + std::bit_width(entry.mask) * uint64_t{kSubBytes};
+    const uint64_t base_end = entry.base == kNoTrack ? 0 : (entry.base + 1) * kTrackBytes;
+    needed_bytes_ = std::max({needed_bytes_, own_end, base_end});
+    if (entry.base != kNoTrack && !Mutated(Mutation::kBaseNotCounted) &&
+        !allocator_.Restore(entry.base))
+      return "a base beyond the pool's capacity";
+  }
+  return {};
+}
+
+// Of a target: entries that carry the flag, or whose whole leaf does.
+uint64_t Map::CountInherited(const VolumeState& volume) const {
+  uint64_t count = 0;
+  const uint64_t limit = volume.inherit_limit_tracks.load();
+  for (uint64_t track = NextInherited(volume, 0); track < limit;) {
+    const Leaf* leaf =
+        volume.root[track / kIndexTracks].load()->leaves[track / kLeafTracks % kIndexLeaves];
+    const bool all = track % kLeafTracks == 0 && limit - track >= kLeafTracks;
+    if (all && volume.LeafInherited(track / kLeafTracks)) {
+      count += leaf->mapped.load(std::memory_order_relaxed);
+      track += kLeafTracks;
+    } else {
+      ++count;
+      ++track;
+    }
+    track = NextInherited(volume, track);
+  }
+  return count;
+}
+
+std::string Map::RebuildCounts(const std::vector<VolumeState*>& volumes) {
+  std::unordered_set<const void*> seen;
+  for (VolumeState* volume : volumes) {
+    volume->mapped_tracks = 0;
+    for (auto& place : volume->root) {
+      IndexNode* index = place.load(std::memory_order_relaxed);
+      if (index == nullptr) continue;
+      if (seen.insert(index).second) {
+        uint32_t mapped = 0;
+        for (const auto& leaf_place : index->leaves) {
+          const Leaf* leaf = leaf_place.load(std::memory_order_relaxed);
+          if (leaf == nullptr) continue;
+          mapped += leaf->mapped.load(std::memory_order_relaxed);
+          if (!seen.insert(leaf).second) continue;
+          if (std::string problem = RestoreLeaf(*leaf); !problem.empty()) return problem;
+        }
+        index->mapped.store(mapped, std::memory_order_relaxed);
+      }
+      volume->mapped_tracks += index->mapped.load(std::memory_order_relaxed);
+    }
+    // Derived, as the counts above are: a replayed establish does not know how much of its source
+    // is mapped.
+    volume->inherited_tracks = volume->target_of == 0 ? 0 : CountInherited(*volume);
+  }
+  return {};
+}
+
+}  // namespace flashlun

@@ -41,9 +41,9 @@ void Capture::Begin(Map& map, const std::vector<VolumeState*>& volumes,
   std::sort(ids_.begin(), ids_.end());
   ids_.erase(std::unique(ids_.begin(), ids_.end()), ids_.end());
   map.capture_epoch = epoch_;
-  map.before_change = [this, &map](Node* node) {
+  map.before_change = [this](Node* node) {
     node->dirty_epoch = 0;
-    early_.emplace(node->id, ImageOf(map, *node));
+    early_.emplace(node->id, ImageOf(*node));
   };
 }
 
@@ -57,7 +57,7 @@ NodeImage Capture::TakeOut(Map& map, uint32_t id) {
   // A node of a later epoch was made after Begin, under an id that was free then.
   if (node == nullptr || node->dirty_epoch != epoch_) return NodeImage{};
   node->dirty_epoch = 0;
-  return ImageOf(map, *node);
+  return ImageOf(*node);
 }
 
 void Capture::End(Map& map, bool written) {

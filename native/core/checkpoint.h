@@ -67,7 +67,7 @@ struct NodeImage {
   PageForm form = PageForm::kNone;
   std::vector<uint8_t> bytes;
 };
-NodeImage ImageOf(const Map& map, const Node& node);
+NodeImage ImageOf(const Node& node);
 
 class Capture {
  public:

@@ -138,7 +138,7 @@ Status Checkpoints::LoadNodes(const CheckpointTree& tree, Map& map) {
     } else {
       auto* leaf = new Leaf;
       map.nodes().Restore(ids[i], leaf);
-      DecodeLeafPage(map, bytes, ref.form, leaf);
+      DecodeLeafPage(bytes, ref.form, leaf);
     }
   }
   map.nodes().EndRestore();

@@ -22,9 +22,9 @@ Drop TrackDrop(uint64_t track, uint64_t lsn) {
   return drop;
 }
 
-Drop PartialDrop(uint64_t raw, uint64_t lsn) {
-  Drop drop = MakeDrop(Drop::Kind::kPartial, lsn);
-  drop.partial = static_cast<uint32_t>(raw);
+Drop SecondWordsDrop(SecondWords* words, uint64_t lsn) {
+  Drop drop = MakeDrop(Drop::Kind::kSecondWords, lsn);
+  drop.second_words = words;
   return drop;
 }
 
@@ -68,28 +68,13 @@ void VolumeState::Grow(uint64_t size) {
   size_bytes.store(size, std::memory_order_release);
 }
 
-uint64_t Map::Encode(const Entry& entry) {
-  if (!entry.mapped()) return 0;
-  const uint64_t flag = entry.inherited ? kInheritedBit : 0;
-  if (entry.full()) return kMappedBit | flag | entry.own;
-  return kMappedBit | kPartialBit | flag | partials_.Add(entry);
-}
-
-Entry Map::Decode(uint64_t raw) const {
-  if (raw == 0) return Entry{};
-  Entry entry =
-      raw & kPartialBit ? partials_.Get(static_cast<uint32_t>(raw)) : Entry::Full(raw & kNoTrack);
-  entry.inherited = (raw & kInheritedBit) != 0;
-  return entry;
-}
-
 Entry Map::FindEntry(const VolumeState& volume, uint64_t track) const {
   const IndexNode* index = volume.root[track / kIndexTracks].load(std::memory_order_acquire);
   if (index == nullptr) return Entry{};
   const Leaf* leaf =
       index->leaves[track / kLeafTracks % kIndexLeaves].load(std::memory_order_acquire);
   if (leaf == nullptr) return Entry{};
-  return Decode(leaf->entries[track % kLeafTracks].load(std::memory_order_acquire));
+  return leaf->Get(track % kLeafTracks);
 }
 
 Map::Found Map::Find(const VolumeState& volume, uint64_t track) const {
@@ -99,7 +84,7 @@ Map::Found Map::Find(const VolumeState& volume, uint64_t track) const {
   const Leaf* leaf =
       index->leaves[track / kLeafTracks % kIndexLeaves].load(std::memory_order_acquire);
   if (leaf == nullptr) return found;
-  found.entry = Decode(leaf->entries[track % kLeafTracks].load(std::memory_order_acquire));
+  found.entry = leaf->Get(track % kLeafTracks);
   // An owner more between these loads is an establish, which waits for us before its target is
   // readable; an owner less needs a grace period, which waits for us too. So the three need not be
   // read at one instant.
@@ -137,7 +122,7 @@ void Map::CopyAhead(const VolumeState& volume, uint64_t track, NodeCopies* copie
       index->leaves[track / kLeafTracks % kIndexLeaves].load(std::memory_order_acquire);
   if (leaf == nullptr || leaf->owners.load(std::memory_order_acquire) == 1) return;
   copies->leaf_from = leaf;
-  copies->leaf_version = leaf->version.load(std::memory_order_acquire);
+  copies->leaf_version = leaf->version();
   copies->leaf = CopyLeaf(*leaf);
 }
 
@@ -146,8 +131,7 @@ void Map::CopyAhead(const VolumeState& volume, uint64_t track, NodeCopies* copie
 void Map::GiveBack(NodeCopies* copies) {
   if (copies->leaf != nullptr) {
     std::vector<uint64_t> unreferenced;
-    for (auto& place : copies->leaf->entries)
-      ReleaseEntry(place.load(std::memory_order_relaxed), &unreferenced);
+    for (uint32_t i = 0; i < kLeafTracks; ++i) ReleaseEntry(copies->leaf->Get(i), &unreferenced);
     FL_CHECK(unreferenced.empty());
     delete copies->leaf;
   }
@@ -194,8 +178,7 @@ Leaf* Map::LeafForEdit(VolumeState& volume, IndexNode* index, uint64_t track, ui
     own = new Leaf;
     volume.ClearLeafInherited(leaf_slot);
   } else {
-    if (ahead != nullptr && ahead->leaf_from == leaf &&
-        ahead->leaf_version == leaf->version.load(std::memory_order_relaxed))
+    if (ahead != nullptr && ahead->leaf_from == leaf && ahead->leaf_version == leaf->version())
       own = std::exchange(ahead->leaf, nullptr);
     else
       own = CopyLeaf(*leaf);
@@ -213,7 +196,7 @@ Leaf* Map::LeafForEdit(VolumeState& volume, IndexNode* index, uint64_t track, ui
 void Map::RemoveIfEmpty(VolumeState& volume, IndexNode* index, uint64_t track, uint64_t lsn) {
   std::atomic<Leaf*>& place = index->leaves[track / kLeafTracks % kIndexLeaves];
   Leaf* leaf = place.load(std::memory_order_relaxed);
-  if (leaf->mapped.load(std::memory_order_relaxed) != 0) return;
+  if (leaf->mapped() != 0) return;
   WillChange(index);
   place.store(nullptr, std::memory_order_release);
   Edited(index->version);
@@ -229,31 +212,23 @@ void Map::RemoveIfEmpty(VolumeState& volume, IndexNode* index, uint64_t track, u
 void Map::MarkInherited(VolumeState& volume, uint64_t leaf_slot, Leaf* leaf) {
   if (!volume.LeafInherited(leaf_slot)) return;
   volume.ClearLeafInherited(leaf_slot);
-  for (auto& entry : leaf->entries) {
-    const uint64_t raw = entry.load(std::memory_order_relaxed);
-    if (raw != 0) entry.store(raw | kInheritedBit, std::memory_order_release);
-  }
-  leaf->inherited.store(leaf->mapped.load(std::memory_order_relaxed), std::memory_order_relaxed);
+  leaf->MarkAllInherited();
 }
 
 Leaf* Map::CopyLeaf(const Leaf& leaf) {
   auto* copy = new Leaf;
   for (uint32_t i = 0; i < kLeafTracks; ++i) {
-    const uint64_t raw = leaf.entries[i].load(std::memory_order_acquire);
-    AppendCopy(copy, i, raw, RawInherited(raw));
+    const Entry entry = leaf.Get(i);
+    AppendCopy(copy, i, entry, entry.inherited);
   }
   return copy;
 }
 
-// Every leaf owns its partial records, so that an entry's end is that of its record.
-void Map::AppendCopy(Leaf* to, uint32_t slot, uint64_t raw, bool inherited) {
-  if (raw == 0) return;
-  Entry entry = Decode(raw);
+void Map::AppendCopy(Leaf* to, uint32_t slot, Entry entry, bool inherited) {
+  if (!entry.mapped()) return;
   entry.inherited = inherited;
   RefEntry(entry);
-  to->entries[slot].store(Encode(entry), std::memory_order_relaxed);
-  Add(to->mapped, 1);
-  if (inherited) Add(to->inherited, 1);
+  FL_CHECK(to->Set(slot, entry) == nullptr);
 }
 
 void Map::RefEntry(const Entry& entry) {
@@ -267,28 +242,22 @@ void Map::SetEntry(VolumeState& volume, uint64_t track, const Entry& next, uint6
   FL_CHECK(next == Normalized(next) && (next.base == kNoTrack || next.base != next.own));
   IndexNode* index = IndexForEdit(volume, track / kIndexTracks, lsn, ahead);
   Leaf* leaf = LeafForEdit(volume, index, track, lsn, ahead);
-  std::atomic<uint64_t>& place = leaf->entries[track % kLeafTracks];
-  const uint64_t old_raw = place.load(std::memory_order_relaxed);
-  const Entry old = Decode(old_raw);
-  place.store(Encode(next), std::memory_order_release);
-  Edited(leaf->version);
+  const Entry old = leaf->Get(track % kLeafTracks);
+  if (SecondWords* words = leaf->Set(track % kLeafTracks, next)) Emit(SecondWordsDrop(words, lsn));
 
   const int mapped_delta = int{next.mapped()} - int{old.mapped()};
-  Add(leaf->mapped, mapped_delta);
   Add(index->mapped, mapped_delta);
   volume.mapped_tracks += static_cast<uint64_t>(int64_t{mapped_delta});
   FL_CHECK(!next.inherited || old.inherited);
-  if (old.inherited && !next.inherited) {
-    Add(leaf->inherited, -1);
-    if (volume.target_of != 0 && track < volume.inherit_limit_tracks) --volume.inherited_tracks;
-  }
+  if (old.inherited && !next.inherited && volume.target_of != 0 &&
+      track < volume.inherit_limit_tracks)
+    --volume.inherited_tracks;
 
   const bool base_counts = !Mutated(Mutation::kBaseNotCounted);
   for (const uint64_t gone : {old.own, base_counts ? old.base : kNoTrack}) {
     if (gone == kNoTrack || gone == next.own || (base_counts && gone == next.base)) continue;
     Emit(TrackDrop(gone, lsn));
   }
-  if (old_raw & kPartialBit) Emit(PartialDrop(old_raw, lsn));
   RemoveIfEmpty(volume, index, track, lsn);
 }
 
@@ -336,8 +305,8 @@ DeadNode Map::Apply(const Drop& drop) {
     case Drop::Kind::kFreeTrack:
       allocator_.FreeIfUnreferenced(drop.track);
       break;
-    case Drop::Kind::kPartial:
-      partials_.Free(drop.partial);
+    case Drop::Kind::kSecondWords:
+      delete drop.second_words;
       break;
     case Drop::Kind::kLeaf:
       if (drop.leaf->owners.fetch_sub(1) != 1) break;
@@ -355,23 +324,18 @@ DeadNode Map::Apply(const Drop& drop) {
   return dead;
 }
 
-void Map::ReleaseEntry(uint64_t raw, std::vector<uint64_t>* unreferenced) {
-  if (raw == 0) return;
-  const Entry entry = Decode(raw);
-  if (!replaying_) {
-    if (allocator_.Release(entry.own)) unreferenced->push_back(entry.own);
-    if (entry.base != kNoTrack && !Mutated(Mutation::kBaseNotCounted) &&
-        allocator_.Release(entry.base))
-      unreferenced->push_back(entry.base);
-  }
-  if (raw & kPartialBit) partials_.Free(static_cast<uint32_t>(raw));
+void Map::ReleaseEntry(const Entry& entry, std::vector<uint64_t>* unreferenced) {
+  if (!entry.mapped() || replaying_) return;
+  if (allocator_.Release(entry.own)) unreferenced->push_back(entry.own);
+  if (entry.base != kNoTrack && !Mutated(Mutation::kBaseNotCounted) &&
+      allocator_.Release(entry.base))
+    unreferenced->push_back(entry.base);
 }
 
 void Map::Dismantle(const DeadNode& node, std::vector<Drop>* more,
                     std::vector<uint64_t>* unreferenced) {
   if (node.leaf != nullptr)
-    for (auto& place : node.leaf->entries)
-      ReleaseEntry(place.load(std::memory_order_relaxed), unreferenced);
+    for (uint32_t i = 0; i < kLeafTracks; ++i) ReleaseEntry(node.leaf->Get(i), unreferenced);
   if (node.index != nullptr)
     for (auto& place : node.index->leaves)
       if (Leaf* leaf = place.load(std::memory_order_relaxed))
@@ -430,8 +394,7 @@ IndexNode* Map::MergeBoundary(VolumeState& source, VolumeState& target, uint64_t
       if (leaf != nullptr) leaf->owners.fetch_add(1);
     }
     merged->leaves[j].store(leaf);
-    if (leaf != nullptr)
-      Add(merged->mapped, static_cast<int>(leaf->mapped.load(std::memory_order_relaxed)));
+    if (leaf != nullptr) Add(merged->mapped, static_cast<int>(leaf->mapped()));
   }
   return merged;
 }
@@ -443,7 +406,7 @@ Leaf* Map::MergeLeaf(const Leaf* source, const Leaf* target, uint32_t source_ent
     const bool inherited = i < source_entries;
     const Leaf* from = inherited ? source : target;
     if (from == nullptr) continue;
-    AppendCopy(merged, i, from->entries[i].load(std::memory_order_relaxed), inherited);
+    AppendCopy(merged, i, from->Get(i), inherited);
   }
   return merged;
 }

@@ -27,20 +27,10 @@
 #include "core/allocator.h"
 #include "core/entry.h"
 #include "core/growing.h"
-#include "core/nodes.h"
-#include "core/partials.h"
+#include "core/leaf.h"
 #include "core/store.h"
 
 namespace flashlun {
-
-struct Leaf : Node {
-  Leaf() : Node(NodeKind::kLeaf) {}
-  std::atomic<uint32_t> version{0};  // edits in place: +1 after each
-  std::atomic<uint32_t> mapped{0};   // entries that are mapped
-  std::atomic<uint32_t> inherited{
-      0};  // entries with the inherited flag: a hint to skip leaves, may be too high
-  std::atomic<uint64_t> entries[kLeafTracks]{};
-};
 
 struct IndexNode : Node {
   IndexNode() : Node(NodeKind::kIndex) {}
@@ -113,12 +103,12 @@ struct VolumeState {
 
 // What stops counting once the record `lsn` is durable and a grace period is over.
 struct Drop {
-  enum class Kind : uint8_t { kTrack, kPartial, kLeaf, kIndex, kFreeTrack };
+  enum class Kind : uint8_t { kTrack, kSecondWords, kLeaf, kIndex, kFreeTrack };
   Kind kind;
   uint64_t lsn;
   union {
     uint64_t track;
-    uint32_t partial;
+    SecondWords* second_words;
     Leaf* leaf;
     IndexNode* index;
   };
@@ -222,22 +212,14 @@ class Map {
   uint32_t capture_epoch = 0;
   NodeRegistry& nodes() { return nodes_; }
 
-  Entry Decode(uint64_t raw) const;
-  uint64_t Encode(const Entry& entry);
-  static bool RawInherited(uint64_t raw) { return raw & kInheritedBit; }
-
  private:
-  static constexpr uint64_t kMappedBit = uint64_t{1} << 63;
-  static constexpr uint64_t kPartialBit = uint64_t{1} << 62;
-  static constexpr uint64_t kInheritedBit = uint64_t{1} << 61;
-
   Leaf* LeafForEdit(VolumeState& volume, IndexNode* index, uint64_t track, uint64_t lsn,
                     NodeCopies* ahead);
   IndexNode* IndexForEdit(VolumeState& volume, uint64_t index, uint64_t lsn, NodeCopies* ahead);
   void RemoveIfEmpty(VolumeState& volume, IndexNode* index, uint64_t track, uint64_t lsn);
   Leaf* CopyLeaf(const Leaf& leaf);
   static IndexNode* CopyIndex(const IndexNode& index);
-  void AppendCopy(Leaf* to, uint32_t slot, uint64_t raw, bool inherited);
+  void AppendCopy(Leaf* to, uint32_t slot, Entry entry, bool inherited);
   void MarkInherited(VolumeState& volume, uint64_t leaf_slot, Leaf* leaf);
   IndexNode* MergeBoundary(VolumeState& source, VolumeState& target, uint64_t index);
   Leaf* MergeLeaf(const Leaf* source, const Leaf* target, uint32_t source_entries);
@@ -261,13 +243,12 @@ class Map {
   void Emit(Drop drop);
   void ApplyNow(const Drop& drop);
   void RefEntry(const Entry& entry);
-  void ReleaseEntry(uint64_t raw, std::vector<uint64_t>* unreferenced);
+  void ReleaseEntry(const Entry& entry, std::vector<uint64_t>* unreferenced);
   std::string RestoreLeaf(const Leaf& leaf);
   uint64_t CountInherited(const VolumeState& volume) const;
 
   Allocator allocator_;
   NodeRegistry nodes_;
-  PartialTable partials_;
   std::vector<Drop> drops_;
   bool replaying_ = false;
   uint64_t needed_bytes_ = 0;

@@ -19,12 +19,12 @@ uint64_t Map::NextInherited(const VolumeState& volume, uint64_t track) const {
     const Leaf* leaf =
         index->leaves[track / kLeafTracks % kIndexLeaves].load(std::memory_order_acquire);
     const bool whole = volume.LeafInherited(track / kLeafTracks);
-    if (leaf == nullptr || (!whole && leaf->inherited.load(std::memory_order_relaxed) == 0)) {
+    if (leaf == nullptr || (!whole && leaf->inherited() == 0)) {
       track = (track / kLeafTracks + 1) * kLeafTracks;
       continue;
     }
-    const uint64_t raw = leaf->entries[track % kLeafTracks].load(std::memory_order_acquire);
-    if (raw != 0 && (whole || RawInherited(raw))) return track;
+    const uint64_t raw = leaf->raw(track % kLeafTracks);
+    if (raw != 0 && (whole || Leaf::RawInherited(raw))) return track;
     ++track;
   }
   return limit;
@@ -56,15 +56,15 @@ uint64_t Map::CountOutOfSync(const VolumeState& volume) const {
     const bool whole = volume.LeafInherited(track / kLeafTracks);
     const bool shared_node = index->owners.load() != 1 || leaf->owners.load() != 1;
     if (whole && shared_node) {
-      count += leaf->mapped.load(std::memory_order_relaxed);
+      count += leaf->mapped();
       continue;
     }
-    if (!whole && leaf->inherited.load(std::memory_order_relaxed) == 0) continue;
+    if (!whole && leaf->inherited() == 0) continue;
     const uint64_t end = std::min<uint64_t>(kLeafTracks, limit - track);
     for (uint64_t i = 0; i < end; ++i) {
-      const uint64_t raw = leaf->entries[i].load(std::memory_order_acquire);
-      if (raw == 0 || !(whole || RawInherited(raw))) continue;
-      const Entry entry = Decode(raw);
+      const uint64_t raw = leaf->raw(static_cast<uint32_t>(i));
+      if (raw == 0 || !(whole || Leaf::RawInherited(raw))) continue;
+      const Entry entry = leaf->Get(static_cast<uint32_t>(i));
       const bool shared = shared_node || entry.base != kNoTrack || allocator_.Count(entry.own) > 1;
       count += shared ? 1 : 0;
     }
@@ -101,8 +101,8 @@ void Map::CountOwners(const std::vector<VolumeState*>& volumes) {
 }
 
 std::string Map::RestoreLeaf(const Leaf& leaf) {
-  for (const auto& place : leaf.entries) {
-    const Entry entry = Decode(place.load(std::memory_order_relaxed));
+  for (uint32_t i = 0; i < kLeafTracks; ++i) {
+    const Entry entry = leaf.Get(i);
     if (!entry.mapped()) continue;
     Entry plain = entry;
     plain.inherited = false;
@@ -130,7 +130,7 @@ uint64_t Map::CountInherited(const VolumeState& volume) const {
         volume.root[track / kIndexTracks].load()->leaves[track / kLeafTracks % kIndexLeaves];
     const bool all = track % kLeafTracks == 0 && limit - track >= kLeafTracks;
     if (all && volume.LeafInherited(track / kLeafTracks)) {
-      count += leaf->mapped.load(std::memory_order_relaxed);
+      count += leaf->mapped();
       track += kLeafTracks;
     } else {
       ++count;
@@ -153,7 +153,7 @@ std::string Map::RebuildCounts(const std::vector<VolumeState*>& volumes) {
         for (const auto& leaf_place : index->leaves) {
           const Leaf* leaf = leaf_place.load(std::memory_order_relaxed);
           if (leaf == nullptr) continue;
-          mapped += leaf->mapped.load(std::memory_order_relaxed);
+          mapped += leaf->mapped();
           if (!seen.insert(leaf).second) continue;
           if (std::string problem = RestoreLeaf(*leaf); !problem.empty()) return problem;
         }

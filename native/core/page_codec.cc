@@ -63,22 +63,16 @@ NodeImage ImageOfIndex(const IndexNode& index) {
   return image;
 }
 
-NodeImage ImageOfLeaf(const Map& map, const Leaf& leaf) {
-  Entry entries[kLeafTracks];
-  bool wide = false;
-  for (uint32_t i = 0; i < kLeafTracks; ++i) {
-    entries[i] = map.Decode(leaf.entries[i].load(std::memory_order_relaxed));
-    wide = wide || entries[i].partial();
-  }
+NodeImage ImageOfLeaf(const Leaf& leaf) {
   NodeImage image;
-  image.form = wide ? PageForm::kWideLeaf : PageForm::kNarrowLeaf;
+  image.form = leaf.wide() ? PageForm::kWideLeaf : PageForm::kNarrowLeaf;
   image.bytes.resize(PagesOf(image.form) * kPageBytes);
   for (uint32_t i = 0; i < kLeafTracks; ++i) {
-    if (wide) {
-      const WideEntry entry = WideOf(entries[i]);
+    if (leaf.wide()) {
+      const WideEntry entry = WideOf(leaf.Get(i));
       std::memcpy(image.bytes.data() + i * sizeof entry, &entry, sizeof entry);
     } else {
-      const uint64_t entry = NarrowOf(entries[i]);
+      const uint64_t entry = NarrowOf(leaf.Get(i));
       std::memcpy(image.bytes.data() + i * sizeof entry, &entry, sizeof entry);
     }
   }
@@ -100,9 +94,9 @@ bool FromDisk(const DiskRef& disk, PageRef* ref) {
 
 }  // namespace
 
-NodeImage ImageOf(const Map& map, const Node& node) {
+NodeImage ImageOf(const Node& node) {
   return node.kind == NodeKind::kIndex ? ImageOfIndex(static_cast<const IndexNode&>(node))
-                                       : ImageOfLeaf(map, static_cast<const Leaf&>(node));
+                                       : ImageOfLeaf(static_cast<const Leaf&>(node));
 }
 
 std::vector<uint8_t> EncodeTablePage(const std::vector<PageRef>& nodes, size_t first) {
@@ -160,9 +154,7 @@ std::vector<uint32_t> DecodeIndexPage(const uint8_t* page) {
   return leaves;
 }
 
-void DecodeLeafPage(Map& map, const uint8_t* pages, PageForm form, Leaf* leaf) {
-  uint32_t mapped = 0;
-  uint32_t inherited = 0;
+void DecodeLeafPage(const uint8_t* pages, PageForm form, Leaf* leaf) {
   for (uint32_t i = 0; i < kLeafTracks; ++i) {
     Entry entry;
     if (form == PageForm::kWideLeaf) {
@@ -174,12 +166,8 @@ void DecodeLeafPage(Map& map, const uint8_t* pages, PageForm form, Leaf* leaf) {
       std::memcpy(&narrow, pages + i * sizeof narrow, sizeof narrow);
       entry = FromNarrow(narrow);
     }
-    leaf->entries[i].store(map.Encode(entry), std::memory_order_relaxed);
-    mapped += entry.mapped() ? 1 : 0;
-    inherited += entry.inherited ? 1 : 0;
+    if (entry.mapped()) (void)leaf->Set(i, entry);
   }
-  leaf->mapped.store(mapped, std::memory_order_relaxed);
-  leaf->inherited.store(inherited, std::memory_order_relaxed);
 }
 
 }  // namespace flashlun

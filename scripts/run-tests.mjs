@@ -131,8 +131,8 @@ async function firstSeed() {
 
 /** What the random tests say of themselves: seeds, crash states, when a mutation was noticed. */
 function printFindings(xml) {
-  for (const [line] of xml.matchAll(/^.*\b(simulation|mutation): .*$/gm)) {
-    console.log(`  ${line.replace(/^.*?(?=simulation:|mutation:)/, '').slice(0, 110)}`);
+  for (const [line] of xml.matchAll(/^.*\b(simulation|mutation|scale): .*$/gm)) {
+    console.log(`  ${line.replace(/^.*?(?=simulation:|mutation:|scale:)/, '').slice(0, 110)}`);
   }
 }
 

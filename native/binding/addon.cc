@@ -111,6 +111,15 @@ Napi::Value CreateVolume(const Napi::CallbackInfo& info) {
                      }));
 }
 
+// resizeVolume(handle, id, sizeBytes) -> Promise
+Napi::Value ResizeVolume(const Napi::CallbackInfo& info) {
+  const uint16_t id = VolumeArgument(info, 1);
+  const uint64_t size_bytes = IntegerArgument(info, 2, "sizeBytes", kMaxCount);
+  return Work::Start(info.Env(), OnStore(HandleArgument(info), [id, size_bytes](Store& store) {
+                       return store.ResizeVolume(id, size_bytes);
+                     }));
+}
+
 // deleteVolume(handle, id) -> Promise
 Napi::Value DeleteVolume(const Napi::CallbackInfo& info) {
   const uint16_t id = VolumeArgument(info, 1);
@@ -142,6 +151,20 @@ Napi::Value Establish(const Napi::CallbackInfo& info) {
       OnStore(HandleArgument(info),
               [pairs, ids](Store& store) { return store.Establish(pairs, ids.get()); }),
       [ids](Napi::Env env) { return ToJs(env, *ids); });
+}
+
+// resync(handle, relationship id) -> Promise
+Napi::Value Resync(const Napi::CallbackInfo& info) {
+  const uint64_t id = IntegerArgument(info, 1, "relationship id", kMaxCount);
+  return Work::Start(
+      info.Env(), OnStore(HandleArgument(info), [id](Store& store) { return store.Resync(id); }));
+}
+
+// reverse(handle, relationship id) -> Promise
+Napi::Value Reverse(const Napi::CallbackInfo& info) {
+  const uint64_t id = IntegerArgument(info, 1, "relationship id", kMaxCount);
+  return Work::Start(
+      info.Env(), OnStore(HandleArgument(info), [id](Store& store) { return store.Reverse(id); }));
 }
 
 // withdraw(handle, relationship id) -> Promise
@@ -247,10 +270,13 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("info", Info);
   add("flush", Flush);
   add("createVolume", CreateVolume);
+  add("resizeVolume", ResizeVolume);
   add("deleteVolume", DeleteVolume);
   add("volumes", Volumes);
   add("volume", VolumeById);
   add("establish", Establish);
+  add("resync", Resync);
+  add("reverse", Reverse);
   add("withdraw", Withdraw);
   add("relationships", Relationships);
   add("copyBatch", CopyBatch);

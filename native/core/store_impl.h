@@ -86,6 +86,7 @@ class StoreImpl {
   }
 
  private:
+  friend class StorePeer;  // native/test: builds maps of terabytes without their data
   // store_open.cc
   Status CreatePool();
   Status RefuseRemains();

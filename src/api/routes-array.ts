@@ -9,6 +9,7 @@ import {
   LssBody,
   NewVolumeBody,
   Nothing,
+  ResizeVolumeBody,
   UsersBody,
   VolumeBody,
   VolumeParams,
@@ -101,6 +102,20 @@ function addVolumeRoutes(app: App, { array }: ApiServices): void {
       },
     },
     (request) => array.get(request.params.ref),
+  );
+
+  app.patch(
+    '/v1/volumes/:ref',
+    {
+      schema: {
+        summary: 'grow a volume, online; clients see it when they connect again',
+        tags: ['volumes'],
+        params: VolumeParams,
+        body: ResizeVolumeBody,
+        response: { 200: VolumeBody, '4xx': ErrorBody },
+      },
+    },
+    (request) => array.resize(request.params.ref, request.body.sizeBytes),
   );
 
   app.delete(

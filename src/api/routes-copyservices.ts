@@ -23,6 +23,7 @@ import type { ApiServices } from './services.js';
 /** Adds /v1/flashcopies, /v1/tasks and /v1/copyservices/registration. */
 export async function addCopyServicesRoutes(app: App, services: ApiServices): Promise<void> {
   addFlashcopyRoutes(app, services);
+  addAgainRoutes(app, services);
   addTaskRoutes(app, services);
   addOneTaskRoutes(app, services);
   await addRegistrationRoute(app, services);
@@ -88,6 +89,39 @@ function addFlashcopyRoutes(app: App, { copyServices }: ApiServices): void {
       await copyServices.withdraw(parsePair(request.params.pair));
       return reply.code(204).send(null);
     },
+  );
+}
+
+/** A new T0 of a relationship that is there. */
+function addAgainRoutes(app: App, { copyServices }: ApiServices): void {
+  const tags = ['flashcopies'];
+  const params = PairParams;
+  const response = { 200: FlashcopyBody, '4xx': ErrorBody };
+
+  app.post(
+    '/v1/flashcopies/:pair/resync',
+    {
+      schema: {
+        summary: 'copy again: the target becomes what the source is now',
+        tags,
+        params,
+        response,
+      },
+    },
+    (request) => copyServices.resync(parsePair(request.params.pair)),
+  );
+
+  app.post(
+    '/v1/flashcopies/:pair/reverse',
+    {
+      schema: {
+        summary: 'turn round: the source becomes what the target is now, and is the target then',
+        tags,
+        params,
+        response,
+      },
+    },
+    (request) => copyServices.reverse(parsePair(request.params.pair)),
   );
 }
 

@@ -102,6 +102,12 @@ export const NewVolumeBody = strictObject({
   name: Type.Optional(Type.String({ maxLength: 256 })),
 });
 
+export const ResizeVolumeBody = strictObject({
+  sizeBytes: Type.Integer({
+    description: 'rounded up to whole tracks of 64 KiB; not smaller than it is',
+  }),
+});
+
 export const VolumeParams = strictObject({ ref: Ref });
 
 export const Pair = strictObject({ source: Ref, target: Ref });

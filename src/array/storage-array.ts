@@ -63,7 +63,7 @@ export interface NewVolume {
 
 type ArrayEngine = Pick<
   Engine,
-  'createVolume' | 'deleteVolume' | 'volumes' | 'volume' | 'relationships'
+  'createVolume' | 'resizeVolume' | 'deleteVolume' | 'volumes' | 'volume' | 'relationships'
 >;
 
 /** Letters and digits of any script; no blank, slash or colon, which URIs and pairs are made of. */
@@ -150,6 +150,35 @@ export class StorageArray implements ExportCatalog {
       }
       this.#index.add(id, name);
       return this.get(formatVolumeId(id));
+    });
+  }
+
+  /**
+   * Grows a volume, also while it is in use. Clients see the new size when they connect again: NBD
+   * has no notice of it. Durable when it resolves.
+   *
+   * @throws FlashlunError VOLUME_NOT_FOUND, SIZE_INVALID (also: smaller than it is)
+   */
+  resize(ref: string, requestedBytes: number): Promise<VolumeView> {
+    return this.#changes.run(async () => {
+      const state = this.state(ref);
+      const id = formatVolumeId(state.id);
+      const sizeBytes = checkSize(requestedBytes);
+      if (sizeBytes < state.sizeBytes) {
+        throw new FlashlunError(
+          'SIZE_INVALID',
+          `resize of ${id} to ${formatSize(sizeBytes)} refused: it has ` +
+            `${formatSize(state.sizeBytes)}, and volumes only grow. ` +
+            'Create a smaller one and copy what you need.',
+          { details: { volume: id, sizeBytes: state.sizeBytes } },
+        );
+      }
+      try {
+        await this.#engine.resizeVolume(state.id, sizeBytes);
+      } catch (error) {
+        throw fromNative(error, `resize volume ${id}`);
+      }
+      return this.get(id);
     });
   }
 

@@ -1,6 +1,6 @@
 /**
- * FlashCopy: establish, withdraw, list, show. Rules first (rules.ts), then one call of the engine,
- * which decides T0 and makes it durable; background copy follows by itself.
+ * FlashCopy: establish, resync, reverse, withdraw, list, show. Rules first (rules.ts), then one
+ * call of the engine, which decides T0 and makes it durable; background copy follows by itself.
  */
 
 import type { ChangeQueue } from '../array/change-queue.js';
@@ -12,7 +12,7 @@ import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
 import type { Engine, RelationshipState } from '../engine/types.js';
 import type { BackgroundCopy } from './background-copy.js';
-import { checkEstablish, type Refusal, type RulePair } from './rules.js';
+import { checkEstablish, checkResync, checkReverse, type Refusal, type RulePair } from './rules.js';
 
 /** A relationship as the API shows it. */
 export interface FlashCopyView {
@@ -40,7 +40,7 @@ export interface EstablishRequest {
 }
 
 export interface CopyServicesOptions {
-  readonly engine: Pick<Engine, 'establish' | 'withdraw' | 'relationships'>;
+  readonly engine: Pick<Engine, 'establish' | 'resync' | 'reverse' | 'withdraw' | 'relationships'>;
   readonly array: StorageArray;
   readonly backgroundCopy: BackgroundCopy;
   readonly changes: ChangeQueue;
@@ -50,6 +50,8 @@ export interface CopyServicesOptions {
 /** What happened since the start, for metrics. */
 export interface CopyServicesCounters {
   readonly established: number;
+  readonly resynced: number;
+  readonly reversed: number;
   readonly withdrawn: number;
   readonly refused: number;
 }
@@ -60,7 +62,7 @@ export class CopyServices {
   readonly #backgroundCopy;
   readonly #changes;
   readonly #log;
-  readonly #counters = { established: 0, withdrawn: 0, refused: 0 };
+  readonly #counters = { established: 0, resynced: 0, reversed: 0, withdrawn: 0, refused: 0 };
 
   constructor(options: CopyServicesOptions) {
     this.#engine = options.engine;
@@ -107,6 +109,41 @@ export class CopyServices {
       const views = this.#engine.relationships().filter((each) => ids.has(each.id));
       this.#backgroundCopy.resume();
       return views.map((state) => this.#view(state));
+    });
+  }
+
+  /**
+   * Copies again: the target becomes what the source is at a new T0. What hosts wrote to the target
+   * is given up; the whole source is shared anew.
+   *
+   * @throws FlashlunError RELATIONSHIP_NOT_FOUND, FC_SIZE_MISMATCH (the source has grown)
+   */
+  resync(pair: VolumePair): Promise<FlashCopyView> {
+    return this.#changes.run(async () => {
+      const state = this.#find(pair);
+      const rulePair = this.#rulePair(state.sourceId, state.targetId);
+      const refusals = checkResync(rulePair, state, this.#engine.relationships());
+      const view = await this.#again(state, refusals, 'resync');
+      this.#counters.resynced += 1;
+      return view;
+    });
+  }
+
+  /**
+   * Turns a relationship round: the source becomes what the target is at a new T0, and from then on
+   * is the target.
+   *
+   * @throws FlashlunError RELATIONSHIP_NOT_FOUND, FC_SIZE_MISMATCH, FC_TARGET_IN_USE (the source is
+   *   itself a target)
+   */
+  reverse(pair: VolumePair): Promise<FlashCopyView> {
+    return this.#changes.run(async () => {
+      const state = this.#find(pair);
+      const rulePair = this.#rulePair(state.targetId, state.sourceId);
+      const refusals = checkReverse(rulePair, state, this.#engine.relationships());
+      const view = await this.#again(state, refusals, 'reverse');
+      this.#counters.reversed += 1;
+      return view;
     });
   }
 
@@ -161,6 +198,40 @@ export class CopyServices {
     }));
   }
 
+  #rulePair(sourceId: number, targetId: number): RulePair {
+    return {
+      source: this.#array.state(formatVolumeId(sourceId)),
+      target: this.#array.state(formatVolumeId(targetId)),
+    };
+  }
+
+  /** A new T0 of a relationship that is there. */
+  async #again(
+    state: RelationshipState,
+    refusals: readonly Refusal[],
+    what: 'resync' | 'reverse',
+  ): Promise<FlashCopyView> {
+    if (refusals.length > 0) throw this.#refused(refusals);
+    const pair = pairId(state);
+    try {
+      await this.#engine[what](state.id);
+    } catch (error) {
+      // Background copy may end it between the look-up and the call.
+      if (this.#engine.relationships().every((each) => each.id !== state.id)) {
+        throw this.#notFound(pair, 'It ended by itself when its last track was copied.');
+      }
+      throw fromNative(error, `${what} ${pair}`);
+    }
+    this.#log.info({ pair, what }, 'copied again');
+    // Before background copy goes on: a short one could end before we looked.
+    const fresh = this.#engine.relationships().find((each) => each.id === state.id);
+    const view = this.#view(fresh ?? state);
+    // A copy that was given up, or that waits under the old name, begins anew.
+    this.#backgroundCopy.forget(state.id);
+    this.#backgroundCopy.resume();
+    return view;
+  }
+
   #refused(refusals: readonly Refusal[]): FlashlunError {
     this.#counters.refused += 1;
     const first = refusals[0] as Refusal;
@@ -183,10 +254,14 @@ export class CopyServices {
       other === undefined
         ? 'It may have ended by itself when its last track was copied.'
         : `${formatVolumeId(target.id)} is the target of ${describeRelationship(other)}.`;
-    throw new FlashlunError(
+    throw this.#notFound(name, hint);
+  }
+
+  #notFound(pair: string, hint: string): FlashlunError {
+    return new FlashlunError(
       'RELATIONSHIP_NOT_FOUND',
-      `there is no relationship ${name}. ${hint} "flashlun flashcopy list" shows those there are.`,
-      { details: { pair: name } },
+      `there is no relationship ${pair}. ${hint} "flashlun flashcopy list" shows those there are.`,
+      { details: { pair } },
     );
   }
 

@@ -9,6 +9,9 @@
  *   one target twice in the request           FC_TARGET_REPEATED
  *   a volume as source and target in it       FC_CHAINED
  *
+ * Resync asks the first three of the same pair; reverse of the pair the other way round, and for
+ * equal sizes.
+ *
  * Allowed: several targets of one source, and a target that is the source of other relationships
  * (cascading). The ESS allows neither the latter nor a 13th target; those are the rules of its
  * strict mode (ess.md 3.1) and an engine that shares tracks does not need them.
@@ -53,6 +56,39 @@ export function checkEstablish(
     seen.add(pair.target.id);
   }
   return refusals;
+}
+
+/** May the pair of this relationship be copied again? Its volumes may have grown since. */
+export function checkResync(
+  pair: RulePair,
+  own: RelationshipState,
+  relationships: readonly RelationshipState[],
+): Refusal[] {
+  const refusal = checkPair(pair, others(own, relationships));
+  return refusal === undefined ? [] : [refusal];
+}
+
+/** May the relationship turn round? `pair` is what it would become. */
+export function checkReverse(
+  pair: RulePair,
+  own: RelationshipState,
+  relationships: readonly RelationshipState[],
+): Refusal[] {
+  const { source, target } = pair;
+  if (target.sizeBytes !== source.sizeBytes) {
+    const reason =
+      `${describe(source)} and ${describe(target)} differ in size. ` +
+      'Resize the smaller one first.';
+    return [refuse('FC_SIZE_MISMATCH', pair, reason)];
+  }
+  return checkResync(pair, own, relationships);
+}
+
+function others(
+  own: RelationshipState,
+  relationships: readonly RelationshipState[],
+): RelationshipState[] {
+  return relationships.filter((each) => each.id !== own.id);
 }
 
 /** What can be said of a pair by itself. */

@@ -68,6 +68,10 @@ class NativeEngine implements Engine {
     return this.#native.createVolume(this.#handle, id, sizeBytes, name);
   }
 
+  resizeVolume(id: number, sizeBytes: number): Promise<void> {
+    return this.#native.resizeVolume(this.#handle, id, sizeBytes);
+  }
+
   deleteVolume(id: number): Promise<void> {
     return this.#native.deleteVolume(this.#handle, id);
   }
@@ -82,6 +86,14 @@ class NativeEngine implements Engine {
 
   establish(pairs: readonly PairSpec[]): Promise<number[]> {
     return this.#native.establish(this.#handle, pairs);
+  }
+
+  resync(relationshipId: number): Promise<void> {
+    return this.#native.resync(this.#handle, relationshipId);
+  }
+
+  reverse(relationshipId: number): Promise<void> {
+    return this.#native.reverse(this.#handle, relationshipId);
   }
 
   withdraw(relationshipId: number): Promise<void> {

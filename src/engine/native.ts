@@ -45,11 +45,14 @@ export interface NativeAddon {
   flush(handle: PoolHandle): Promise<void>;
 
   createVolume(handle: PoolHandle, id: number, sizeBytes: number, name: string): Promise<void>;
+  resizeVolume(handle: PoolHandle, id: number, sizeBytes: number): Promise<void>;
   deleteVolume(handle: PoolHandle, id: number): Promise<void>;
   volumes(handle: PoolHandle): VolumeState[];
   volume(handle: PoolHandle, id: number): VolumeState | undefined;
 
   establish(handle: PoolHandle, pairs: readonly PairSpec[]): Promise<number[]>;
+  resync(handle: PoolHandle, relationshipId: number): Promise<void>;
+  reverse(handle: PoolHandle, relationshipId: number): Promise<void>;
   withdraw(handle: PoolHandle, relationshipId: number): Promise<void>;
   relationships(handle: PoolHandle): RelationshipState[];
   copyBatch(

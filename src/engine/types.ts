@@ -128,6 +128,13 @@ export interface Engine {
   close(): Promise<void>;
 
   createVolume(id: number, sizeBytes: number, name: string): Promise<void>;
+  /**
+   * Grows a volume, also while it is attached or in a relationship. Connections keep the size they
+   * were told; new ones see the new one.
+   *
+   * @throws NativeError INVALID smaller than it is.
+   */
+  resizeVolume(id: number, sizeBytes: number): Promise<void>;
   /** @throws NativeError BUSY while attached or in a relationship. */
   deleteVolume(id: number): Promise<void>;
   volumes(): VolumeState[];
@@ -135,6 +142,10 @@ export interface Engine {
 
   /** All pairs at one T0, or none. Resolves with one relationship id a pair, when T0 is durable. */
   establish(pairs: readonly PairSpec[]): Promise<number[]>;
+  /** The target becomes the source's content again, at a new T0; shares the whole source. */
+  resync(relationshipId: number): Promise<void>;
+  /** The roles swap: the old source becomes what the old target holds, at a new T0. */
+  reverse(relationshipId: number): Promise<void>;
   withdraw(relationshipId: number): Promise<void>;
   relationships(): RelationshipState[];
   /**

@@ -189,6 +189,12 @@ function flashcopyFamilies({ copyServices, backgroundCopy }: MetricsSources): Fa
     single('counter', 'flashcopy_established_total', 'Relationships established', () => {
       return copyServices.counters.established;
     }),
+    single('counter', 'flashcopy_resynced_total', 'Relationships copied again on request', () => {
+      return copyServices.counters.resynced;
+    }),
+    single('counter', 'flashcopy_reversed_total', 'Relationships turned round on request', () => {
+      return copyServices.counters.reversed;
+    }),
     single('counter', 'flashcopy_withdrawn_total', 'Relationships withdrawn on request', () => {
       return copyServices.counters.withdrawn;
     }),

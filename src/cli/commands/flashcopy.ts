@@ -1,4 +1,4 @@
-/** `flashlun flashcopy ...`: establish, watch and withdraw relationships. */
+/** `flashlun flashcopy ...`: establish, watch, copy again and withdraw relationships. */
 
 import type { Command } from 'commander';
 import { FlashlunError } from '../../base/errors.js';
@@ -54,6 +54,8 @@ export function addFlashcopyCommands(program: Command, context: CliContext): voi
       }),
     );
 
+  addAgain(flashcopy, context);
+
   flashcopy
     .command('withdraw')
     .description('end relationships; both volumes keep what they show')
@@ -66,6 +68,30 @@ export function addFlashcopyCommands(program: Command, context: CliContext): voi
         }
       }),
     );
+}
+
+function addAgain(flashcopy: Command, context: CliContext): void {
+  const add = (name: string, description: string, line: (view: FlashcopyView) => string) =>
+    jsonOption(flashcopy.command(name))
+      .description(description)
+      .argument('<PAIR>', 'SOURCE:TARGET', pairText)
+      .action((pair: string, _flags: unknown, command: Command) =>
+        withApi(context, command, async (api) => {
+          const path = `${pairPath(pair)}/${name}`;
+          const view = await api.json<FlashcopyView>('POST', path, { deadline: 'runMs' });
+          print(context, command, view, () => line(view));
+        }),
+      );
+  add(
+    'resync',
+    'make the target a copy of what the source is now',
+    (view) => `Resynced ${view.id}: T0 is ${formatTime(view.establishedAt)}.\n`,
+  );
+  add(
+    'reverse',
+    'make the source a copy of what the target is now; they swap their roles',
+    (view) => `Reversed: ${view.target} is now the target of ${view.source}.\n`,
+  );
 }
 
 function addEstablish(flashcopy: Command, context: CliContext): void {

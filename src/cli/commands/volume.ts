@@ -23,7 +23,7 @@ interface AttachFlags {
 
 /** Adds `volume` and its subcommands to the program. */
 export function addVolumeCommands(program: Command, context: CliContext): void {
-  const volume = program.command('volume').description('create, look at and delete LUNs');
+  const volume = program.command('volume').description('create, look at, grow and delete LUNs');
 
   jsonOption(volume.command('create'))
     .description('create a thin LUN')
@@ -44,6 +44,8 @@ export function addVolumeCommands(program: Command, context: CliContext): void {
     .argument('<VOLUME>', 'id, serial or name')
     .action((ref: string, _flags: unknown, command: Command) => showVolume(context, ref, command));
 
+  addResize(volume, context);
+
   volume
     .command('delete')
     .description('delete a LUN and its data; refused while it is attached or in a relationship')
@@ -52,6 +54,23 @@ export function addVolumeCommands(program: Command, context: CliContext): void {
       withApi(context, command, async (api) => {
         await api.json('DELETE', volumePath(ref));
         context.stdout.write(`Deleted volume ${ref}.\n`);
+      }),
+    );
+}
+
+function addResize(volume: Command, context: CliContext): void {
+  jsonOption(volume.command('resize'))
+    .description('grow a LUN, also while it is in use')
+    .argument('<VOLUME>', 'id, serial or name')
+    .requiredOption('--size <SIZE>', 'new capacity, for example 20G; rounded up to 64 KiB')
+    .action((ref: string, flags: { readonly size: string }, command: Command) =>
+      withApi(context, command, async (api) => {
+        const body = { sizeBytes: parseSize(flags.size) };
+        const view = await api.json<VolumeView>('PATCH', volumePath(ref), { body });
+        print(context, command, view, () => {
+          const again = view.attached > 0 ? ' Its clients see it when they connect again.' : '';
+          return `Volume ${view.id} has ${formatSize(view.sizeBytes)}.${again}\n`;
+        });
       }),
     );
 }

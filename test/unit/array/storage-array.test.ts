@@ -68,6 +68,7 @@ test('a look-up does not list the volumes, and follows what is made and deleted'
     let listed = 0;
     const counting = {
       createVolume: engine.createVolume.bind(engine),
+      resizeVolume: engine.resizeVolume.bind(engine),
       deleteVolume: engine.deleteVolume.bind(engine),
       volume: engine.volume.bind(engine),
       relationships: engine.relationships.bind(engine),
@@ -100,6 +101,21 @@ test('sizes are rounded up to whole tracks', () =>
     );
     const stored = made.map(({ sizeBytes }) => sizeBytes);
     expect(stored).toEqual([TRACK, TRACK, 2 * TRACK, 64 * TIB]);
+  }));
+
+test('a volume grows, to whole tracks, and never shrinks', () =>
+  scoped(async (scope) => {
+    const { array } = await openTestArray(scope);
+    await array.create({ id: '1203', sizeBytes: 4 * TRACK, name: 'db' });
+    expect(await array.resize('db', 6 * TRACK + 1)).toMatchObject({ sizeBytes: 7 * TRACK });
+    expect(await array.resize('1203', 7 * TRACK)).toMatchObject({ sizeBytes: 7 * TRACK });
+    expect(array.resolve('db')?.sizeBytes).toBe(7 * TRACK);
+    await expect(array.resize('db', 6 * TRACK)).rejects.toMatchObject({ code: 'SIZE_INVALID' });
+    await expect(array.resize('db', 6 * TRACK)).rejects.toThrow(
+      /^resize of 1203 to 384.0 KiB refused: it has 448.0 KiB, and volumes only grow\. /,
+    );
+    await expect(array.resize('db', 65 * TIB)).rejects.toMatchObject({ code: 'SIZE_INVALID' });
+    await expect(array.resize('1204', TRACK)).rejects.toMatchObject({ code: 'VOLUME_NOT_FOUND' });
   }));
 
 const REFUSED: readonly (readonly [string, NewVolume, string, RegExp])[] = [

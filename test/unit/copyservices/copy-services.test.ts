@@ -29,7 +29,58 @@ test('a nocopy relationship stays until it is withdrawn', () =>
     expect(copyServices.list()).toEqual([view]);
     await copyServices.withdraw(A);
     expect(copyServices.list()).toEqual([]);
-    expect(copyServices.counters).toEqual({ established: 1, withdrawn: 1, refused: 0 });
+    expect(copyServices.counters).toEqual({
+      established: 1,
+      resynced: 0,
+      reversed: 0,
+      withdrawn: 1,
+      refused: 0,
+    });
+  }));
+
+test('resync keeps the pair and gives it a new T0; reverse turns it round', () =>
+  scoped(async (scope) => {
+    const { copyServices } = await openTestCopyServices(scope);
+    const [first] = await copyServices.establish({ pairs: [A], noCopy: true });
+    await until('another millisecond', () => Date.now() > Date.parse(first!.establishedAt), {
+      deadlineMs: 10_000,
+    });
+    const second = await copyServices.resync(A);
+    expect(second).toMatchObject({ id: '1203:1303', copyMode: 'nocopy' });
+    expect(Date.parse(second.establishedAt)).toBeGreaterThan(Date.parse(first!.establishedAt));
+    expect(await copyServices.reverse(A)).toMatchObject({ id: '1303:1203', copyMode: 'nocopy' });
+    expect(copyServices.list().map(({ id }) => id)).toEqual(['1303:1203']);
+    await expect(copyServices.resync(A)).rejects.toMatchObject({ code: 'RELATIONSHIP_NOT_FOUND' });
+    expect(copyServices.counters).toMatchObject({ established: 1, resynced: 1, reversed: 1 });
+  }));
+
+test('a reverse onto a volume that is a target itself is refused, and nothing changes', () =>
+  scoped(async (scope) => {
+    const { copyServices } = await openTestCopyServices(scope);
+    await copyServices.establish({ pairs: [{ source: '1204', target: '1203' }], noCopy: true });
+    await copyServices.establish({ pairs: [A], noCopy: true });
+    const before = copyServices.list();
+    const refused = copyServices.reverse(A);
+    await expect(refused).rejects.toMatchObject({ code: 'FC_TARGET_IN_USE' });
+    await expect(refused).rejects.toThrow(
+      /^1303:1203 refused: 1203 is already the target of 1204:1203 /,
+    );
+    expect(copyServices.list()).toEqual(before);
+  }));
+
+test('a copy that runs goes on after a resync and a reverse, and ends', () =>
+  scoped(async (scope) => {
+    const { copyServices } = await openTestCopyServices(scope);
+    await copyServices.establish({ pairs: [A], noCopy: false });
+    // It may end at any moment: volumes are empty.
+    for (const step of ['resync', 'reverse'] as const) {
+      await copyServices[step](A).catch((error: unknown) => {
+        expect(error).toMatchObject({ code: 'RELATIONSHIP_NOT_FOUND' });
+      });
+    }
+    await until('the end of the copy', () => copyServices.list().length === 0, {
+      deadlineMs: 10_000,
+    });
   }));
 
 test('a relationship with background copy ends by itself', () =>

@@ -1,7 +1,12 @@
 /** Every rule of Establish against every situation: the title carries the verdict. */
 import { expect, test } from 'vitest';
 import { parseVolumeId } from '../../../src/base/ids.js';
-import { checkEstablish, type RulePair } from '../../../src/copyservices/rules.js';
+import {
+  checkEstablish,
+  checkResync,
+  checkReverse,
+  type RulePair,
+} from '../../../src/copyservices/rules.js';
 import type { RelationshipState } from '../../../src/engine/types.js';
 
 const MIB = 1024 * 1024;
@@ -66,6 +71,23 @@ test.each(
     expect(message).toMatch(new RegExp(`^${name} refused: .+\\. [A-Z].+\\.$`));
     expect(message).not.toContain('\n');
   }
+});
+
+test('resync looks at the others and at the size of the source, which may have grown', () => {
+  const own = related('1203:1303');
+  expect(checkResync(pair('1203:1303'), own, [own, related('1203:1304')])).toEqual([]);
+  expect(checkResync(pair('1208:1303'), own, [own])[0]?.code).toBe('FC_SIZE_MISMATCH');
+});
+
+test('reverse needs volumes of one size and a source that is no target', () => {
+  const own = related('1203:1303');
+  expect(checkReverse(pair('1303:1203'), own, [own, related('1203:1304')])).toEqual([]);
+  expect(checkReverse(pair('1303:1207'), own, [own])[0]?.code).toBe('FC_SIZE_MISMATCH');
+  const [busy] = checkReverse(pair('1303:1203'), own, [
+    own,
+    { ...related('1204:1203'), id: own.id + 1 },
+  ]);
+  expect(busy).toMatchObject({ code: 'FC_TARGET_IN_USE', pair: '1303:1203' });
 });
 
 test('a refusal names the relationship in the way, its mode, its time and the way out', () => {

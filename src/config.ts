@@ -46,6 +46,9 @@ export interface HostPort {
   readonly port: number;
 }
 
+/** `writeback`: LUN data through the page cache; `none`: past it (O_DIRECT). */
+export type CacheMode = 'writeback' | 'none';
+
 /** A checked configuration. */
 export interface Config {
   /** Absolute path of the data directory. */
@@ -53,7 +56,7 @@ export interface Config {
   readonly nbd: HostPort | undefined;
   readonly nbdUnix: string | undefined;
   readonly http: HostPort;
-  readonly cache: 'writeback';
+  readonly cache: CacheMode;
   readonly io: 'auto' | 'threads';
   /** As asked for; undefined takes the data directory's own, or the default when it is new. */
   readonly essSerial: string | undefined;
@@ -300,10 +303,9 @@ function unixPath(value: string | undefined, dataDir: string): string | undefine
   return socket;
 }
 
-function checkCache(value: string): 'writeback' {
-  if (value === 'writeback') return value;
-  if (value === 'none') throw invalid('cache', 'this build has no direct I/O. Use writeback');
-  throw invalid('cache', 'use writeback');
+function checkCache(value: string): CacheMode {
+  if (value === 'writeback' || value === 'none') return value;
+  throw invalid('cache', 'use writeback or none');
 }
 
 function checkIo(value: string): 'auto' | 'threads' {

@@ -175,11 +175,12 @@ export class FlashlunServer {
   }
 
   async #openEngine(): Promise<Engine> {
-    const { poolCapacityBytes } = this.#options.config;
+    const { cache, poolCapacityBytes } = this.#options.config;
     let engine: Engine;
     try {
       engine = await openEngine({
         dir: this.#file('pool'),
+        direct: cache === 'none',
         ...(poolCapacityBytes === undefined ? {} : { capacityBytes: poolCapacityBytes }),
       });
     } catch (error) {

@@ -56,12 +56,13 @@ Work::Body OnStore(PoolHandle handle, Call call) {
 
 // Pool ------------------------------------------------------------------------
 
-// open(dir, capacityBytes or 0) -> Promise<handle>
+// open(dir, capacityBytes or 0, direct) -> Promise<handle>
 Napi::Value Open(const Napi::CallbackInfo& info) {
   StoreOptions options;
   options.dir = StringArgument(info, 0, "dir");
   const uint64_t capacity_bytes = IntegerArgument(info, 1, "capacityBytes", kMaxCount);
   if (capacity_bytes != 0) options.capacity_bytes = capacity_bytes;
+  options.direct = BooleanArgument(info, 2, "direct");
   auto handle = std::make_shared<PoolHandle>(0);
   return Work::Start(
       info.Env(),

@@ -17,9 +17,16 @@
 
 namespace flashlun {
 
+// What direct I/O wants offsets, lengths and memory to be multiples of: the largest logical block
+// of the disks there are.
+inline constexpr size_t kDirectAlign = 4096;
+
 struct OpenOptions {
   bool create = false;  // made when missing
-  bool direct = false;  // O_DIRECT: past the page cache (cache mode `none`)
+  // O_DIRECT: past the page cache (cache mode `none`). Offset and length of a Pwrite are then
+  // multiples of kDirectAlign; reads and all memory may be anything. kInvalid where the file system
+  // does not have it.
+  bool direct = false;
 };
 
 // An open file or block device. Offsets and lengths are bytes. Short transfers are completed inside

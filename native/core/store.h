@@ -33,6 +33,8 @@ struct StoreOptions {
   uint64_t journal_blocks =
       8192;  // 4 KiB blocks of the journal ring (32 MiB); stored at first open
   uint64_t kill_ring_bytes = uint64_t{8} << 20;  // ring for SIGKILL safety; stored at first open
+  // Tracks past the page cache (O_DIRECT). May differ from one open to the next.
+  bool direct = false;
   uint32_t autocommit_ms = 1000;  // un-flushed records become durable at the latest after this
 };
 

@@ -120,7 +120,13 @@ class StoreImpl {
   Status ZeroRange(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
                    bool ragged_ends);
   Status WriteZeroBytes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len);
+  // The only two functions that transfer bytes of tracks.
+  Status ReadTrack(uint64_t track, uint32_t within, void* buf, size_t len, ReadMode mode);
   Status WriteTrack(uint64_t track, uint32_t within, const void* data, size_t len);
+  // Whether such a write may go to the file without its surroundings.
+  bool InPlace(uint32_t within, size_t len) const {
+    return !options_.direct || (within | len) % kSubBytes == 0;
+  }
   uint64_t AllocateTrack();
   void FreeReserved(uint64_t track);
   // Makes `next` the entry and appends its record; `copied`: it is a background copy's. kNotFound:

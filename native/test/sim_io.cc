@@ -9,8 +9,8 @@ namespace flashlun {
 
 class SimFile final : public File {
  public:
-  SimFile(std::string path, SimIo& io, std::shared_ptr<SimIo::FileState> state)
-      : File(std::move(path)), io_(io), state_(std::move(state)) {}
+  SimFile(std::string path, SimIo& io, std::shared_ptr<SimIo::FileState> state, bool direct)
+      : File(std::move(path)), io_(io), state_(std::move(state)), direct_(direct) {}
 
   Status Pread(uint64_t offset, void* buf, size_t len) override {
     io_.Step();
@@ -33,11 +33,13 @@ class SimFile final : public File {
   }
 
   Status PreadNoWait(uint64_t offset, void* buf, size_t len) override {
+    if (direct_) return Status(Code::kWouldBlock);
     if (io_.fibers_ != nullptr && io_.rng_() % 4 == 0) return Status(Code::kWouldBlock);
     return Pread(offset, buf, len);
   }
 
   Status Pwrite(uint64_t offset, const void* buf, size_t len) override {
+    FL_CHECK(!direct_ || (offset | len) % kDirectAlign == 0);  // the engine's side of direct I/O
     io_.Count();
     io_.Step();
     io_.MaybeSlow();
@@ -100,6 +102,7 @@ class SimFile final : public File {
  private:
   SimIo& io_;
   std::shared_ptr<SimIo::FileState> state_;
+  const bool direct_;
 };
 
 namespace {
@@ -231,7 +234,7 @@ Result<std::unique_ptr<File>> SimIo::OpenFile(const std::string& path, const Ope
     it = files_.emplace(path, std::make_shared<FileState>()).first;
     it->second->torn_at_4k = path.ends_with("/tracks");
   }
-  return std::unique_ptr<File>(std::make_unique<SimFile>(path, *this, it->second));
+  return std::unique_ptr<File>(std::make_unique<SimFile>(path, *this, it->second, options.direct));
 }
 
 Status SimIo::Rename(const std::string& from, const std::string& to) {

@@ -40,7 +40,7 @@ Value ChainSequence(Value value) { return value < kChainBase ? 0 : value - kChai
 
 }  // namespace
 
-Simulation::Simulation(uint64_t seed) : rng_(seed) {
+Simulation::Simulation(uint64_t seed) : rng_(seed), direct_(seed % 4 == 3) {
   volumes_.emplace_back(uint16_t{0x1000}, 513, std::vector<uint64_t>{0, 511, 512});
   for (uint16_t id = 0x1001; id <= 0x1003; ++id)
     volumes_.emplace_back(id, kIndexTracks + 1, std::vector<uint64_t>{0, 511, 512, kIndexTracks});
@@ -54,6 +54,7 @@ StoreOptions Simulation::Options() const {
   options.capacity_bytes = kPoolTracks * kTrackBytes;
   options.journal_blocks = kJournalBlocks;
   options.kill_ring_bytes = kRingBytes;
+  options.direct = direct_;
   return options;
 }
 

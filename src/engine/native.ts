@@ -38,7 +38,7 @@ export type NativeOnClosed = (
 
 export interface NativeAddon {
   /** `capacityBytes` 0: the engine's default. */
-  open(dir: string, capacityBytes: number): Promise<PoolHandle>;
+  open(dir: string, capacityBytes: number, direct: boolean): Promise<PoolHandle>;
   opened(dir: string): PoolHandle;
   close(handle: PoolHandle): Promise<void>;
   info(handle: PoolHandle): EngineInfo;

@@ -34,6 +34,8 @@ export interface EngineOptions {
   readonly dir: string;
   /** Most bytes the track file may grow to; stored at first open. Default 1 TiB. */
   readonly capacityBytes?: number;
+  /** Data past the page cache (O_DIRECT). May differ from one open to the next. Default false. */
+  readonly direct?: boolean;
 }
 
 /** A volume as the engine sees it: identity, size and host I/O since the pool was opened. */

@@ -19,6 +19,7 @@ import { isEssSerial } from './base/ids.js';
 import { LIMITS } from './base/limits.js';
 import { LOG_LEVELS, type LogLevel } from './base/log.js';
 import { MIB, parseSize } from './base/units.js';
+import type { IoBackend } from './engine/types.js';
 
 /** What the command line parser hands over: one property per flag given, named in camelCase. */
 export interface ServeOptions {
@@ -57,7 +58,7 @@ export interface Config {
   readonly nbdUnix: string | undefined;
   readonly http: HostPort;
   readonly cache: CacheMode;
-  readonly io: 'auto' | 'threads';
+  readonly io: IoBackend;
   /** As asked for; undefined takes the data directory's own, or the default when it is new. */
   readonly essSerial: string | undefined;
   readonly demo: boolean;
@@ -308,12 +309,9 @@ function checkCache(value: string): CacheMode {
   throw invalid('cache', 'use writeback or none');
 }
 
-function checkIo(value: string): 'auto' | 'threads' {
-  if (value === 'auto' || value === 'threads') return value;
-  if (value === 'uring') {
-    throw invalid('io', 'this build has no io_uring backend. Use auto or threads');
-  }
-  throw invalid('io', 'use auto or threads');
+function checkIo(value: string): IoBackend {
+  if (value === 'auto' || value === 'threads' || value === 'uring') return value;
+  throw invalid('io', 'use auto, uring or threads');
 }
 
 function checkCopyRate(value: string): number | undefined {

@@ -22,14 +22,6 @@
 namespace flashlun {
 namespace {
 
-// Sub-blocks that [within, within + len) touches.
-uint16_t TouchedSubs(uint32_t within, size_t len) {
-  const uint32_t first = within >> kSubShift;
-  const uint32_t last = (within + static_cast<uint32_t>(len) - 1) >> kSubShift;
-  const uint32_t count = last - first + 1;
-  return static_cast<uint16_t>(((1u << count) - 1) << first);
-}
-
 // T0 content stays on shared tracks as long as the entry still reads from one the target inherited.
 bool StillInherited(const Entry& old, bool old_inherited, const Entry& next) {
   if (!old_inherited || !next.mapped()) return false;
@@ -104,22 +96,17 @@ Status StoreImpl::ReadEntry(const Entry& entry, uint32_t within, uint8_t* buf, s
   if (entry.full()) [[likely]]
     return ReadTrack(entry.own, within, buf, len, mode);
   while (len != 0) {
-    // One run of sub-blocks with the same source.
-    const SubSource source = SourceOf(entry, within >> kSubShift);
-    uint32_t end = within;
-    while (end < within + len && SourceOf(entry, end >> kSubShift) == source)
-      end = (end | (kSubBytes - 1)) + 1;
-    const size_t run = std::min<size_t>(end - within, len);
+    const SubRun run = RunAt(entry, within, len);
     Status status;
-    if (source == SubSource::kZero)
-      std::memset(buf, 0, run);
+    if (run.source == SubSource::kZero)
+      std::memset(buf, 0, run.bytes);
     else
-      status =
-          ReadTrack(source == SubSource::kOwn ? entry.own : entry.base, within, buf, run, mode);
+      status = ReadTrack(run.source == SubSource::kOwn ? entry.own : entry.base, within, buf,
+                         run.bytes, mode);
     if (!status.ok()) return status;
-    buf += run;
-    within += static_cast<uint32_t>(run);
-    len -= run;
+    buf += run.bytes;
+    within += static_cast<uint32_t>(run.bytes);
+    len -= run.bytes;
   }
   return Status::Ok();
 }
@@ -166,15 +153,16 @@ Status StoreImpl::WriteWithRetry(OpSlot& slot, VolumeState& volume, uint64_t off
 }
 
 Status StoreImpl::ReadTrack(uint64_t track, uint32_t within, void* buf, size_t len, ReadMode mode) {
-  const uint64_t offset = TrackOffset(track) + within;
-  return mode == ReadMode::kNoWait ? data_->PreadNoWait(offset, buf, len)
-                                   : data_->Pread(offset, buf, len);
+  const Place place = PlaceOf(track, within);
+  return mode == ReadMode::kNoWait ? place.file->PreadNoWait(place.offset, buf, len)
+                                   : place.file->Pread(place.offset, buf, len);
 }
 
 Status StoreImpl::WriteTrack(uint64_t track, uint32_t within, const void* data, size_t len) {
   if (is_poisoned_.load(std::memory_order_relaxed)) [[unlikely]]
     return PoisonedStatus();
-  Status status = data_->Pwrite(TrackOffset(track) + within, data, len);
+  const Place place = PlaceOf(track, within);
+  Status status = place.file->Pwrite(place.offset, data, len);
   // After the write and before its reply, so that a flush which must cover it sees it. The test
   // before the store keeps the cache line shared while it is already set.
   if (!data_dirty_.load()) data_dirty_.store(true);

@@ -69,6 +69,9 @@ Status StoreImpl::Open() {
   if (!io_.Exists(PathOf("meta")))
     if (Status status = CreatePool(); !status.ok()) return status;
   if (Status status = OpenFiles(); !status.ok()) return status;
+  Result<std::unique_ptr<IoQueue>> queue = io_.MakeQueue(options_.io_backend);
+  if (!queue.ok()) return queue.TakeStatus();
+  queue_ = std::move(queue.value());
   if (Status status = Recover(); !status.ok()) return status;
   if (Status status = BeginSession(); !status.ok()) return status;
   opened_ = true;
@@ -406,6 +409,7 @@ void StoreImpl::StopTasks() {
   if (checkpoint_task_) checkpoint_task_->Join();
   commit_task_.reset();
   checkpoint_task_.reset();
+  queue_.reset();
 }
 
 Status StoreImpl::Close() {

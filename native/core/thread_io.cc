@@ -11,7 +11,10 @@
 #include <fstream>
 #include <thread>
 
+#include "core/limits.h"
+#include "core/task_queue.h"
 #include "core/thread_file.h"
+#include "core/uring_queue.h"
 
 namespace flashlun {
 namespace {
@@ -126,6 +129,20 @@ class ThreadIo final : public Io {
     using std::chrono::duration_cast;
     using std::chrono::milliseconds;
     return duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  }
+
+  Result<std::unique_ptr<IoQueue>> MakeQueue(IoBackend backend) override {
+    std::string note;
+    if (backend != IoBackend::kThreads) {
+      Result<std::unique_ptr<IoQueue>> ring = UringQueue::Make(*this);
+      if (ring.ok()) return ring;
+      if (backend == IoBackend::kUring)
+        return Status(ring.status().code(),
+                      ring.status().message() + ": use --io auto or --io threads");
+      note = ring.status().message();
+    }
+    return std::unique_ptr<IoQueue>(
+        std::make_unique<TaskQueue>(*this, kIoThreads, std::move(note)));
   }
 
   std::unique_ptr<Task> Spawn(const char* name, std::function<void()> body) override {

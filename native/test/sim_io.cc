@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/task_queue.h"
 
 namespace flashlun {
 
@@ -263,6 +264,11 @@ std::string SimIo::NewUuid() {
   char text[40];
   std::snprintf(text, sizeof text, "%016lx-%016lx", rng_(), rng_());
   return text;
+}
+
+// Few tasks, so that requests also wait for one.
+Result<std::unique_ptr<IoQueue>> SimIo::MakeQueue(IoBackend) {
+  return std::unique_ptr<IoQueue>(std::make_unique<TaskQueue>(*this, 3));
 }
 
 std::unique_ptr<Task> SimIo::Spawn(const char* name, std::function<void()> body) {

@@ -26,7 +26,7 @@ export function addServeCommand(program: Command): void {
     .option('--pool-capacity <SIZE>', 'most bytes the pool may use; fixed at the first start')
     .option('--copy-rate <MB/s>', 'background copies, all together (default: unlimited)')
     .option('--cache <MODE>', 'writeback (default): through the page cache; none: past it')
-    .option('--io <BACKEND>', 'auto (default) or threads')
+    .option('--io <BACKEND>', 'auto (default), uring or threads: who waits for the disk')
     .option('--log-level <LEVEL>', 'trace, debug, info, warn, error or fatal')
     .option('--insecure-nbd', 'allow NBD on addresses that other machines can reach')
     .option('--insecure-http', 'allow plain HTTP on addresses that other machines can reach')

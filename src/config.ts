@@ -19,6 +19,7 @@ import { isEssSerial } from './base/ids.js';
 import { LIMITS } from './base/limits.js';
 import { LOG_LEVELS, type LogLevel } from './base/log.js';
 import { MIB, parseSize } from './base/units.js';
+import type { IoBackend } from './engine/types.js';
 
 /** What the command line parser hands over: one property per flag given, named in camelCase. */
 export interface ServeOptions {
@@ -46,6 +47,9 @@ export interface HostPort {
   readonly port: number;
 }
 
+/** `writeback`: LUN data through the page cache; `none`: past it (O_DIRECT). */
+export type CacheMode = 'writeback' | 'none';
+
 /** A checked configuration. */
 export interface Config {
   /** Absolute path of the data directory. */
@@ -53,8 +57,8 @@ export interface Config {
   readonly nbd: HostPort | undefined;
   readonly nbdUnix: string | undefined;
   readonly http: HostPort;
-  readonly cache: 'writeback';
-  readonly io: 'auto' | 'threads';
+  readonly cache: CacheMode;
+  readonly io: IoBackend;
   /** As asked for; undefined takes the data directory's own, or the default when it is new. */
   readonly essSerial: string | undefined;
   readonly demo: boolean;
@@ -300,18 +304,14 @@ function unixPath(value: string | undefined, dataDir: string): string | undefine
   return socket;
 }
 
-function checkCache(value: string): 'writeback' {
-  if (value === 'writeback') return value;
-  if (value === 'none') throw invalid('cache', 'this build has no direct I/O. Use writeback');
-  throw invalid('cache', 'use writeback');
+function checkCache(value: string): CacheMode {
+  if (value === 'writeback' || value === 'none') return value;
+  throw invalid('cache', 'use writeback or none');
 }
 
-function checkIo(value: string): 'auto' | 'threads' {
-  if (value === 'auto' || value === 'threads') return value;
-  if (value === 'uring') {
-    throw invalid('io', 'this build has no io_uring backend. Use auto or threads');
-  }
-  throw invalid('io', 'use auto or threads');
+function checkIo(value: string): IoBackend {
+  if (value === 'auto' || value === 'threads' || value === 'uring') return value;
+  throw invalid('io', 'use auto, uring or threads');
 }
 
 function checkCopyRate(value: string): number | undefined {

@@ -160,8 +160,10 @@ export class FlashlunServer {
     services.backgroundCopy.resume();
     this.#publish();
     this.#obstacle = undefined;
-    const { recoveredUnclean, recoveredRecords } = engine.info();
-    const facts = { data: this.#dataDir, essSerial, recoveredUnclean, recoveredRecords };
+    const { recoveredUnclean, recoveredRecords, ioBackend, ioNote } = engine.info();
+    if (ioNote !== '') this.#log.warn({ reason: ioNote }, 'asynchronous I/O by threads');
+    const recovery = { recoveredUnclean, recoveredRecords };
+    const facts = { data: this.#dataDir, essSerial, ...recovery, cache: config.cache, ioBackend };
     this.#log.info({ ...facts, ...this.#addresses }, 'ready');
   }
 
@@ -175,11 +177,13 @@ export class FlashlunServer {
   }
 
   async #openEngine(): Promise<Engine> {
-    const { poolCapacityBytes } = this.#options.config;
+    const { cache, io, poolCapacityBytes } = this.#options.config;
     let engine: Engine;
     try {
       engine = await openEngine({
         dir: this.#file('pool'),
+        direct: cache === 'none',
+        io,
         ...(poolCapacityBytes === undefined ? {} : { capacityBytes: poolCapacityBytes }),
       });
     } catch (error) {

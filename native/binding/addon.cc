@@ -54,14 +54,24 @@ Work::Body OnStore(PoolHandle handle, Call call) {
   };
 }
 
+IoBackend BackendArgument(const Napi::CallbackInfo& info, size_t index) {
+  const std::string name = StringArgument(info, index, "io");
+  if (name == "auto") return IoBackend::kAuto;
+  if (name == "threads") return IoBackend::kThreads;
+  if (name == "uring") return IoBackend::kUring;
+  throw MakeError(info.Env(), Status(Code::kInvalid, "io must be auto, threads or uring"));
+}
+
 // Pool ------------------------------------------------------------------------
 
-// open(dir, capacityBytes or 0) -> Promise<handle>
+// open(dir, capacityBytes or 0, direct, "auto" | "threads" | "uring") -> Promise<handle>
 Napi::Value Open(const Napi::CallbackInfo& info) {
   StoreOptions options;
   options.dir = StringArgument(info, 0, "dir");
   const uint64_t capacity_bytes = IntegerArgument(info, 1, "capacityBytes", kMaxCount);
   if (capacity_bytes != 0) options.capacity_bytes = capacity_bytes;
+  options.direct = BooleanArgument(info, 2, "direct");
+  options.io_backend = BackendArgument(info, 3);
   auto handle = std::make_shared<PoolHandle>(0);
   return Work::Start(
       info.Env(),

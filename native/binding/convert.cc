@@ -156,6 +156,9 @@ Napi::Value ToJs(Napi::Env env, const StoreInfo& store) {
       .Flag("recoveredUnclean", store.recovered_unclean)
       .Count("recoveredRecords", store.recovered_records)
       .Text("poisoned", store.poisoned)
+      .Flag("direct", store.direct)
+      .Text("ioBackend", store.io_backend)
+      .Text("ioNote", store.io_note)
       .Done();
 }
 

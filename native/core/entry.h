@@ -19,6 +19,8 @@
 // changes what is read.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 #include "core/limits.h"
@@ -54,6 +56,31 @@ inline SubSource SourceOf(const Entry& entry, uint32_t sub) {
   if (entry.mask & bit) return SubSource::kOwn;
   if (entry.base == kNoTrack || (entry.zmask & bit)) return SubSource::kZero;
   return SubSource::kBase;
+}
+
+// Bytes from `within` on that come from one place.
+struct SubRun {
+  SubSource source;
+  size_t bytes;
+};
+
+// The first run of [within, within + len); len > 0.
+inline SubRun RunAt(const Entry& entry, uint32_t within, size_t len) {
+  if (entry.full()) [[likely]]
+    return {SubSource::kOwn, len};
+  const SubSource source = SourceOf(entry, within >> kSubShift);
+  uint32_t end = within;
+  while (end < within + len && SourceOf(entry, end >> kSubShift) == source)
+    end = (end | (kSubBytes - 1)) + 1;
+  return {source, std::min<size_t>(end - within, len)};
+}
+
+// Sub-blocks that [within, within + len) touches.
+inline uint16_t TouchedSubs(uint32_t within, size_t len) {
+  const uint32_t first = within >> kSubShift;
+  const uint32_t last = (within + static_cast<uint32_t>(len) - 1) >> kSubShift;
+  const uint32_t count = last - first + 1;
+  return static_cast<uint16_t>(((1u << count) - 1) << first);
 }
 
 // Brings an entry into the one form of its state: a full track has no base, an unmapped one has

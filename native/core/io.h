@@ -1,8 +1,8 @@
 // Io: the only way native/core reaches files, memory that outlives the process, clocks and threads.
 //
-// Two backends: ThreadIo (thread_io.h, buffered files, system threads) and SimIo (../test/sim_io.h,
-// a simulated disk and cooperative fibers). Because the engine itself is the same code over both,
-// the simulation tests what ships.
+// Two implementations: ThreadIo (thread_io.h, buffered files, system threads) and SimIo
+// (../test/sim_io.h, a simulated disk and cooperative fibers). Because the engine itself is the
+// same code over both, the simulation tests what ships.
 //
 // Thread safety: every method may be called from any thread.
 #pragma once
@@ -17,9 +17,16 @@
 
 namespace flashlun {
 
+// What direct I/O wants offsets, lengths and memory to be multiples of: the largest logical block
+// of the disks there are.
+inline constexpr size_t kDirectAlign = 4096;
+
 struct OpenOptions {
   bool create = false;  // made when missing
-  bool direct = false;  // O_DIRECT: past the page cache (cache mode `none`)
+  // O_DIRECT: past the page cache (cache mode `none`). Offset and length of a Pwrite are then
+  // multiples of kDirectAlign; reads and all memory may be anything. kInvalid where the file system
+  // does not have it.
+  bool direct = false;
 };
 
 // An open file or block device. Offsets and lengths are bytes. Short transfers are completed inside
@@ -72,6 +79,37 @@ class Task {
   virtual void Join() = 0;
 };
 
+// One asynchronous transfer. The submitter's object; it stays, with its memory, until Done ran.
+class IoRequest {
+ public:
+  enum class Kind : uint8_t { kRead, kWrite };
+  virtual ~IoRequest() = default;
+  // The transfer has ended: whole, as by Pread or Pwrite, or with an error. Runs on a thread of the
+  // queue, never inside Submit. Must not block. May submit again; may end the object's life.
+  virtual void Done(const Status& status) = 0;
+
+  Kind kind = Kind::kRead;
+  File* file = nullptr;
+  uint64_t offset = 0;
+  void* buf = nullptr;
+  size_t len = 0;
+  IoRequest* next = nullptr;  // link of the queue
+};
+
+// Carries out transfers, many at once, in any order. The destructor waits for all of them.
+class IoQueue {
+ public:
+  virtual ~IoQueue() = default;
+  // Any thread. Never waits for the disk.
+  virtual void Submit(IoRequest* request) = 0;
+  // Which backend: "io_uring" or "threads".
+  virtual const char* name() const = 0;
+  // Empty, or why it is not the backend that kAuto would rather have had.
+  virtual const std::string& note() const = 0;
+};
+
+enum class IoBackend : uint8_t { kAuto, kThreads, kUring };
+
 class Io {
  public:
   virtual ~Io() = default;
@@ -93,6 +131,8 @@ class Io {
   // 36 characters, never the same twice.
   virtual std::string NewUuid() = 0;
   virtual int64_t UnixMs() = 0;
+  // For files of this Io. kInvalid: kUring where it is missing or forbidden; says why.
+  virtual Result<std::unique_ptr<IoQueue>> MakeQueue(IoBackend backend) = 0;
   virtual std::unique_ptr<Task> Spawn(const char* name, std::function<void()> body) = 0;
 };
 

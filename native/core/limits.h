@@ -37,9 +37,22 @@ inline constexpr size_t kMaxNameBytes = 64;
 // Pairs of one establish: one transaction must fit one journal group (16,384 records) with room to
 // spare.
 inline constexpr size_t kMaxPairsPerEstablish = 1024;
-// Threads (and fibers of the simulation) that may run volume I/O at the same time: connections,
-// slow-path pool, workers.
-inline constexpr size_t kMaxOpSlots = 1024;
+// Asynchronous reads and writes of a pool under way at once; each takes an OpSlot. More wait on
+// their connection's thread.
+inline constexpr size_t kMaxAsyncOps = 512;
+// Operations on volumes at the same time: threads (and fibers of the simulation) of connections and
+// workers, and the asynchronous ones.
+inline constexpr size_t kMaxOpSlots = 1024 + kMaxAsyncOps;
+// Transfers of one asynchronous operation in flight at once: what a read of 256 KiB needs when its
+// tracks lie apart. The rest follows when they have ended.
+inline constexpr size_t kAsyncPieces = 8;
+// Longest asynchronous write; it is not cut, so this is also what it may need of the above.
+inline constexpr size_t kMaxAsyncWriteBytes = 128u << 10;
+static_assert(kMaxAsyncWriteBytes / kTrackBytes + 1 <= kAsyncPieces);
+// Threads of the `threads` backend: the queue depth the disk sees.
+inline constexpr size_t kIoThreads = 16;
+// Transfers in an io_uring at once; more than the disks there are have places for.
+inline constexpr uint32_t kRingDepth = 255;
 // Longest NBD payload we accept: 32 MiB, what QEMU, nbd.ko and libnbd send at most (proto.md "Size
 // constraints").
 inline constexpr uint32_t kMaxPayloadBytes = 32u << 20;

@@ -57,6 +57,7 @@ Result<CopyBatchResult> Store::CopyBatch(uint64_t relationship_id, uint64_t firs
 void Store::FlushAsync(FlushWaiter* waiter) { impl_->FlushAsync(waiter); }
 Status Store::Flush() { return impl_->Flush(); }
 StoreInfo Store::Info() { return impl_->Info(); }
+bool Store::direct() const { return impl_->direct(); }
 OpSlot* Store::AcquireSlot() { return impl_->epochs().AcquireSlot(); }
 void Store::ReleaseSlot(OpSlot* slot) { impl_->epochs().ReleaseSlot(slot); }
 
@@ -74,6 +75,12 @@ Status Volume::WriteZeroes(OpSlot& slot, uint64_t offset_bytes, uint64_t len, bo
 }
 Status Volume::Trim(OpSlot& slot, uint64_t offset_bytes, uint64_t len) {
   return store_->Trim(slot, *state_, offset_bytes, len);
+}
+bool Volume::ReadAsync(uint64_t offset_bytes, void* buf, size_t len, Completion* done) {
+  return store_->ReadAsync(*state_, offset_bytes, buf, len, done);
+}
+bool Volume::WriteAsync(uint64_t offset_bytes, const void* buf, size_t len, Completion* done) {
+  return store_->WriteAsync(*state_, offset_bytes, buf, len, done);
 }
 void Volume::CountFlush() { state_->counters[0].flush_ops.fetch_add(1, std::memory_order_relaxed); }
 
@@ -122,6 +129,11 @@ StoreInfo StoreImpl::Info() {
   info.last_lsn = last_lsn_;
   info.durable_lsn = durable_lsn_;
   info.poisoned = poisoned_;
+  info.direct = options_.direct;
+  if (queue_) {
+    info.io_backend = queue_->name();
+    info.io_note = queue_->note();
+  }
   return info;
 }
 

@@ -17,12 +17,12 @@
 #include <string_view>
 #include <vector>
 
+#include "core/io.h"
 #include "core/limits.h"
 #include "core/status.h"
 
 namespace flashlun {
 
-class Io;
 class StoreImpl;
 struct VolumeState;
 
@@ -33,6 +33,9 @@ struct StoreOptions {
   uint64_t journal_blocks =
       8192;  // 4 KiB blocks of the journal ring (32 MiB); stored at first open
   uint64_t kill_ring_bytes = uint64_t{8} << 20;  // ring for SIGKILL safety; stored at first open
+  // Tracks past the page cache (O_DIRECT). May differ from one open to the next.
+  bool direct = false;
+  IoBackend io_backend = IoBackend::kAuto;  // of asynchronous I/O
   uint32_t autocommit_ms = 1000;  // un-flushed records become durable at the latest after this
 };
 
@@ -90,6 +93,9 @@ struct StoreInfo {
   bool used_previous_checkpoint = false;  // the current one was damaged
   uint64_t recovered_records = 0;         // journal and kill-ring records replayed at open
   std::string poisoned;                   // empty, or why the pool stopped
+  bool direct = false;                    // tracks past the page cache
+  std::string io_backend;                 // of asynchronous I/O: "io_uring" or "threads"
+  std::string io_note;                    // empty, or why `auto` did not take io_uring
 };
 
 // A thread's place in the epoch scheme: says which epoch its current operation began in. One
@@ -107,14 +113,19 @@ enum class ReadMode {
             // undefined
 };
 
-// Completion of an asynchronous flush. The caller owns the object and keeps it alive until Done
+// Completion of something asynchronous. The caller owns the object and keeps it alive until Done
 // ran.
-class FlushWaiter {
+class Completion {
  public:
-  virtual ~FlushWaiter() = default;
-  // Runs on the store's commit thread (or inside FlushAsync when nothing was pending). Must not
-  // block.
+  virtual ~Completion() = default;
+  // Runs on one of the store's threads, or inside the call when there was nothing to wait for. Must
+  // not block.
   virtual void Done(const Status& status) = 0;
+};
+
+// Completion of a flush.
+class FlushWaiter : public Completion {
+ public:
   FlushWaiter* next = nullptr;  // link of the store's queue
 };
 
@@ -132,6 +143,12 @@ class Volume {
   // survives SIGKILL.
   Status Read(OpSlot& slot, uint64_t offset_bytes, void* buf, size_t len, ReadMode mode);
   Status Write(OpSlot& slot, uint64_t offset_bytes, const void* buf, size_t len);
+  // As Read with kBlocking and Write, but they do not wait for the disk: `done` hears of the end,
+  // and buf and this handle stay until then. False: not now, use the blocking call; nothing has
+  // happened. WriteAsync takes whole 4 KiB blocks, at most kMaxAsyncWriteBytes, and only where the
+  // bytes may be overwritten in place.
+  bool ReadAsync(uint64_t offset_bytes, void* buf, size_t len, Completion* done);
+  bool WriteAsync(uint64_t offset_bytes, const void* buf, size_t len, Completion* done);
   // Reads back as zero afterwards, exactly the range. no_hole: keeps (or makes) every track mapped,
   // by writing zeroes.
   Status WriteZeroes(OpSlot& slot, uint64_t offset_bytes, uint64_t len, bool no_hole);
@@ -205,6 +222,8 @@ class Store {
   Status Flush();
 
   StoreInfo Info();
+  // Whether every read and write of tracks waits for the disk (StoreOptions::direct).
+  bool direct() const;
 
   // nullptr when kMaxOpSlots are taken.
   OpSlot* AcquireSlot();

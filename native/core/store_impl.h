@@ -13,7 +13,8 @@
 // Readers and in-place writers take no state lock: they live in an epoch.
 //
 // Source files: store_open.cc recovery and close; store_io.cc read, write, zero; store_commit.cc
-// group commit, drops, checkpoints; store_copy.cc volumes and FlashCopy; store.cc the public face.
+// group commit, drops, checkpoints; store_async.cc asynchronous reads and writes; store_copy.cc
+// volumes and FlashCopy; store.cc the public face.
 #pragma once
 
 #include <atomic>
@@ -25,6 +26,7 @@
 #include <string>
 #include <vector>
 
+#include "core/async_op.h"
 #include "core/checkpoint.h"
 #include "core/epoch.h"
 #include "core/io.h"
@@ -71,6 +73,11 @@ class StoreImpl {
                      bool no_hole);
   Status Trim(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len);
 
+  bool ReadAsync(VolumeState& volume, uint64_t offset, void* buf, size_t len, Completion* done);
+  bool WriteAsync(VolumeState& volume, uint64_t offset, const void* buf, size_t len,
+                  Completion* done);
+  void PieceDone(AsyncOp& op, const Status& status);
+
   void FlushAsync(FlushWaiter* waiter);
   Status Flush();
   // Takes a checkpoint now. For the simulation; the store otherwise decides itself.
@@ -80,6 +87,7 @@ class StoreImpl {
   // The simulation's view of T0: runs under the state lock, right after a pair was flipped.
   std::function<void(const PairSpec&)> on_flip;
 #endif
+  bool direct() const { return options_.direct; }
   Epochs& epochs() { return epochs_; }
   IoCounters& CountersOf(const OpSlot& slot, VolumeState& volume) const {
     return volume.counters[reinterpret_cast<uintptr_t>(&slot) / sizeof(OpSlot) % kCounterCopies];
@@ -125,7 +133,21 @@ class StoreImpl {
   Status ZeroRange(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
                    bool ragged_ends);
   Status WriteZeroBytes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len);
+  // Where a byte of a track is.
+  struct Place {
+    File* file;
+    uint64_t offset;
+  };
+  Place PlaceOf(uint64_t track, uint32_t within) const {
+    return {data_.get(), TrackOffset(track) + within};
+  }
+  // These two, and the queue (store_async.cc), transfer the bytes of tracks; nothing else does.
+  Status ReadTrack(uint64_t track, uint32_t within, void* buf, size_t len, ReadMode mode);
   Status WriteTrack(uint64_t track, uint32_t within, const void* data, size_t len);
+  // Whether such a write may go to the file without its surroundings.
+  bool InPlace(uint32_t within, size_t len) const {
+    return !options_.direct || (within | len) % kSubBytes == 0;
+  }
   uint64_t AllocateTrack();
   void FreeReserved(uint64_t track);
   // Makes `next` the entry and appends its record; `copied`: it is a background copy's. kNotFound:
@@ -134,6 +156,17 @@ class StoreImpl {
   Status PublishUnderLock(VolumeState& volume, uint64_t track, Entry next, bool copied,
                           NodeCopies* ahead);
   static uint64_t TrackOffset(uint64_t track) { return kTracksOffset + track * kTrackBytes; }
+
+  // store_async.cc
+  AsyncOp* TakeAsync(VolumeState& volume, uint64_t offset, uint8_t* buf, size_t len,
+                     Completion* done);
+  void GiveAsync(AsyncOp* op);
+  bool AddPiece(AsyncOp& op, const Place& place, uint8_t* buf, size_t len);
+  void SubmitPieces(AsyncOp& op);
+  void ContinueRead(AsyncOp& op);
+  bool PinPieces(AsyncOp& op);
+  void Unpin(AsyncOp& op);
+  void EndAsync(AsyncOp& op);
 
   // store_commit.cc
   uint64_t AppendRecord(const void* record, size_t length);  // state lock held
@@ -250,6 +283,11 @@ class StoreImpl {
   Monitor establish_monitor_;
   Condition establish_done_;
   bool establishing_ = false;
+
+  Monitor async_monitor_;
+  std::vector<std::unique_ptr<AsyncOp>> async_ops_;  // each with its slot
+  std::vector<AsyncOp*> async_free_;
+  std::unique_ptr<IoQueue> queue_;  // after async_ops_: its threads work on them to the end
 
   std::unique_ptr<Task> commit_task_, checkpoint_task_;
 };

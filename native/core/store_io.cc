@@ -1,7 +1,9 @@
 // The read and write paths (track-store.md 3.4).
 //
 //   read             entry -> pieces of own, zero, base
-//   A  in place      exclusive, every touched sub-block is own: pin, pwrite; no record
+//   A  in place      exclusive, every touched sub-block is own: pin, pwrite; no record. Past the
+//   page cache only whole sub-blocks: two writers of one block would read, merge and write the same
+//   4 KiB, and one of them would lose; so ragged ends are merged under the track lock, as in B
 //   B  extend        exclusive, partial: pwrite into the same track; publish the larger mask
 //   C  redirect      shared or unmapped: fresh track, only the written sub-blocks; publish {own,
 //   mask, base = old} C' collapse      shared and partial: as C, and the old track's own sub-blocks
@@ -19,14 +21,6 @@
 
 namespace flashlun {
 namespace {
-
-// Sub-blocks that [within, within + len) touches.
-uint16_t TouchedSubs(uint32_t within, size_t len) {
-  const uint32_t first = within >> kSubShift;
-  const uint32_t last = (within + static_cast<uint32_t>(len) - 1) >> kSubShift;
-  const uint32_t count = last - first + 1;
-  return static_cast<uint16_t>(((1u << count) - 1) << first);
-}
 
 // T0 content stays on shared tracks as long as the entry still reads from one the target inherited.
 bool StillInherited(const Entry& old, bool old_inherited, const Entry& next) {
@@ -99,29 +93,20 @@ Status StoreImpl::Read(OpSlot& slot, VolumeState& volume, uint64_t offset, void*
 
 Status StoreImpl::ReadEntry(const Entry& entry, uint32_t within, uint8_t* buf, size_t len,
                             ReadMode mode) {
-  const auto read = [&](uint64_t track, uint32_t at, uint8_t* to, size_t n) {
-    const uint64_t offset = TrackOffset(track) + at;
-    return mode == ReadMode::kNoWait ? data_->PreadNoWait(offset, to, n)
-                                     : data_->Pread(offset, to, n);
-  };
   if (entry.full()) [[likely]]
-    return read(entry.own, within, buf, len);
+    return ReadTrack(entry.own, within, buf, len, mode);
   while (len != 0) {
-    // One run of sub-blocks with the same source.
-    const SubSource source = SourceOf(entry, within >> kSubShift);
-    uint32_t end = within;
-    while (end < within + len && SourceOf(entry, end >> kSubShift) == source)
-      end = (end | (kSubBytes - 1)) + 1;
-    const size_t run = std::min<size_t>(end - within, len);
+    const SubRun run = RunAt(entry, within, len);
     Status status;
-    if (source == SubSource::kZero)
-      std::memset(buf, 0, run);
+    if (run.source == SubSource::kZero)
+      std::memset(buf, 0, run.bytes);
     else
-      status = read(source == SubSource::kOwn ? entry.own : entry.base, within, buf, run);
+      status = ReadTrack(run.source == SubSource::kOwn ? entry.own : entry.base, within, buf,
+                         run.bytes, mode);
     if (!status.ok()) return status;
-    buf += run;
-    within += static_cast<uint32_t>(run);
-    len -= run;
+    buf += run.bytes;
+    within += static_cast<uint32_t>(run.bytes);
+    len -= run.bytes;
   }
   return Status::Ok();
 }
@@ -167,10 +152,17 @@ Status StoreImpl::WriteWithRetry(OpSlot& slot, VolumeState& volume, uint64_t off
   return status;
 }
 
+Status StoreImpl::ReadTrack(uint64_t track, uint32_t within, void* buf, size_t len, ReadMode mode) {
+  const Place place = PlaceOf(track, within);
+  return mode == ReadMode::kNoWait ? place.file->PreadNoWait(place.offset, buf, len)
+                                   : place.file->Pread(place.offset, buf, len);
+}
+
 Status StoreImpl::WriteTrack(uint64_t track, uint32_t within, const void* data, size_t len) {
   if (is_poisoned_.load(std::memory_order_relaxed)) [[unlikely]]
     return PoisonedStatus();
-  Status status = data_->Pwrite(TrackOffset(track) + within, data, len);
+  const Place place = PlaceOf(track, within);
+  Status status = place.file->Pwrite(place.offset, data, len);
   // After the write and before its reply, so that a flush which must cover it sees it. The test
   // before the store keeps the cache line shared while it is already set.
   if (!data_dirty_.load()) data_dirty_.store(true);
@@ -183,7 +175,7 @@ Status StoreImpl::WritePiece(VolumeState& volume, uint64_t track, uint32_t withi
   const uint16_t touched = TouchedSubs(within, len);
   track_locks_.Pin(key);
   const Map::Found found = map_->Find(volume, track);
-  if (found.exclusive && (touched & ~found.entry.mask) == 0) {
+  if (found.exclusive && (touched & ~found.entry.mask) == 0 && InPlace(within, len)) {
     Status status = WriteTrack(found.entry.own, within, data, len);  // path A
     track_locks_.Unpin(key);
     return status;
@@ -199,8 +191,8 @@ __attribute__((noinline)) Status StoreImpl::WriteLocked(VolumeState& volume, uin
   const ExclusiveTrack exclusive(track_locks_, volume, track);
   const Map::Found found = map_->Find(volume, track);
   const uint16_t touched = TouchedSubs(within, len);
-  if (found.exclusive && (touched & ~found.entry.mask) == 0)
-    return WriteTrack(found.entry.own, within, data, len);
+  const bool own = found.exclusive && (touched & ~found.entry.mask) == 0;
+  if (own && InPlace(within, len)) return WriteTrack(found.entry.own, within, data, len);
 
   // Whole sub-blocks from here on: the ragged ends are completed with what is there now.
   alignas(kSubBytes) uint8_t merged[kTrackBytes];
@@ -212,6 +204,7 @@ __attribute__((noinline)) Status StoreImpl::WriteLocked(VolumeState& volume, uin
     std::memcpy(merged + (within - begin), data, len);
     data = merged;
   }
+  if (own) return WriteTrack(found.entry.own, begin, data, end - begin);
   if (!found.exclusive) {
     if (found.entry.mapped()) ++*redirected;
     return Redirect(volume, track, found, touched, begin, data, end - begin);
@@ -264,7 +257,7 @@ Status StoreImpl::CarryOver(const Entry& from, uint16_t subs, uint64_t to_track)
   alignas(kSubBytes) uint8_t block[kSubBytes];
   for (uint32_t sub = 0; sub < kSubsPerTrack; ++sub) {
     if (!(subs >> sub & 1)) continue;
-    Status status = data_->Pread(TrackOffset(from.own) + sub * kSubBytes, block, kSubBytes);
+    Status status = ReadTrack(from.own, sub * kSubBytes, block, kSubBytes, ReadMode::kBlocking);
     if (status.ok()) status = WriteTrack(to_track, sub * kSubBytes, block, kSubBytes);
     if (!status.ok()) return status;
   }
@@ -362,7 +355,7 @@ Status StoreImpl::ZeroRange(OpSlot& slot, VolumeState& volume, uint64_t offset, 
 }
 
 Status StoreImpl::WriteZeroBytes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len) {
-  static const uint8_t kZeroes[kTrackBytes] = {};
+  alignas(kSubBytes) static const uint8_t kZeroes[kTrackBytes] = {};
   Status status;
   while (len != 0 && status.ok()) {
     const size_t piece = PieceLength(static_cast<uint32_t>(offset % kTrackBytes), len);

@@ -63,6 +63,9 @@ Status StoreImpl::Open() {
   if (!io_.Exists(PathOf("meta")))
     if (Status status = CreatePool(); !status.ok()) return status;
   if (Status status = OpenFiles(); !status.ok()) return status;
+  Result<std::unique_ptr<IoQueue>> queue = io_.MakeQueue(options_.io_backend);
+  if (!queue.ok()) return queue.TakeStatus();
+  queue_ = std::move(queue.value());
   if (Status status = Recover(); !status.ok()) return status;
   if (Status status = BeginSession(); !status.ok()) return status;
   opened_ = true;
@@ -101,11 +104,14 @@ Status StoreImpl::CreatePool() {
   if (!RingFits(superblock.kill_ring_bytes, superblock.journal_blocks))
     return Status(Code::kInvalid, "the kill ring needs 16 KiB to a quarter of the journal");
 
-  Result<std::unique_ptr<File>> data = io_.OpenFile(PathOf("tracks"), {.create = true});
+  Result<std::unique_ptr<File>> data =
+      io_.OpenFile(PathOf("tracks"), {.create = true, .direct = options_.direct});
   if (!data.ok()) return data.TakeStatus();
   const TracksLabel label = MakeLabel(superblock.pool_uuid);
+  alignas(kSubBytes) uint8_t first_block[kSubBytes] = {};  // whole: it may be written directly
+  std::memcpy(first_block, &label, sizeof label);
   Status status = data.value()->Truncate(kTracksOffset);
-  if (status.ok()) status = data.value()->Pwrite(0, &label, sizeof label);
+  if (status.ok()) status = data.value()->Pwrite(0, first_block, sizeof first_block);
   if (status.ok()) status = data.value()->Fdatasync();
   if (!status.ok()) return status;
   Result<std::unique_ptr<File>> meta = io_.OpenFile(PathOf("meta.new"), {.create = true});
@@ -126,8 +132,14 @@ Status StoreImpl::CreatePool() {
 }
 
 Status StoreImpl::OpenFiles() {
+  // Only the tracks are ever direct. Metadata stays in the page cache: the kill ring's promise
+  // (SIGKILL loses nothing) rests on it anyway, its writes are small and each is followed by
+  // fdatasync, and a recovery reads it twice.
   const auto open = [this](const char* name, std::unique_ptr<File>* file) {
-    Result<std::unique_ptr<File>> result = io_.OpenFile(PathOf(name), {});
+    const bool tracks = std::string_view(name) == "tracks";
+    Result<std::unique_ptr<File>> result =
+        io_.OpenFile(PathOf(name), {.direct = tracks && options_.direct});
+    if (!result.ok() && result.status().code() == Code::kInvalid) return result.TakeStatus();
     if (!result.ok())
       return Status(Code::kCorrupt, result.status().message() +
                                         "; the pool is incomplete: restore it from a backup");
@@ -136,7 +148,8 @@ Status StoreImpl::OpenFiles() {
     // it.
     Status status = (*file)->Fdatasync();
     // After a write-back error the cache can hold what the disk does not: decide on the disk's.
-    if (status.ok() && std::string_view(name) != "tracks") (*file)->DropCache();
+    // What a buffered session left of the tracks is of no use to a direct one.
+    if (status.ok() && (!tracks || options_.direct)) (*file)->DropCache();
     return status;
   };
   if (Status status = open("meta", &meta_); !status.ok()) return status;
@@ -393,6 +406,7 @@ void StoreImpl::StopTasks() {
   if (checkpoint_task_) checkpoint_task_->Join();
   commit_task_.reset();
   checkpoint_task_.reset();
+  queue_.reset();
 }
 
 Status StoreImpl::Close() {

@@ -52,6 +52,12 @@ class Condition {
     lock.lock();
   }
 
+  // Enough where every waiter waits for the same thing.
+  void NotifyOne() {
+    if (t_fibers == nullptr) return condition_.notify_one();
+    t_fibers->Wake(this);
+  }
+
   void NotifyAll() {
     if (t_fibers == nullptr) return condition_.notify_all();
     t_fibers->Wake(this);

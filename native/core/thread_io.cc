@@ -1,139 +1,23 @@
-// Buffered files: the page cache plays the ESS cache (track-store.md 3.0, cache mode writeback). A
-// completed pwrite survives SIGKILL because the page cache belongs to the kernel; fdatasync makes
-// it survive power loss.
 #include "core/thread_io.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <fstream>
-#include <system_error>
 #include <thread>
+
+#include "core/limits.h"
+#include "core/task_queue.h"
+#include "core/thread_file.h"
+#include "core/uring_queue.h"
 
 namespace flashlun {
 namespace {
-
-Status FromErrno(int error, const std::string& path, const char* what) {
-  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
-  return Status(full ? Code::kNoSpace : Code::kIo, std::string(what) + " of " + path + " failed: " +
-                                                       std::system_category().message(error));
-}
-
-class ThreadFile final : public File {
- public:
-  ThreadFile(std::string path, int fd) : File(std::move(path)), fd_(fd) {}
-  ~ThreadFile() override { ::close(fd_); }
-  ThreadFile(const ThreadFile&) = delete;
-  ThreadFile& operator=(const ThreadFile&) = delete;
-
-  Status Pread(uint64_t offset, void* buf, size_t len) override {
-    auto* p = static_cast<uint8_t*>(buf);
-    while (len != 0) {
-      const ssize_t n = ::pread(fd_, p, len, static_cast<off_t>(offset));
-      if (n < 0) {
-        if (errno == EINTR) continue;
-        return FromErrno(errno, path(), "read");
-      }
-      if (n == 0) {
-        std::memset(p, 0, len);  // beyond the end of a sparse file
-        return Status::Ok();
-      }
-      p += n;
-      offset += static_cast<uint64_t>(n);
-      len -= static_cast<size_t>(n);
-    }
-    return Status::Ok();
-  }
-
-  Status PreadNoWait(uint64_t offset, void* buf, size_t len) override {
-    // File systems that do not know RWF_NOWAIT (tmpfs on older kernels) answer EOPNOTSUPP: read
-    // there as usual.
-    if (!nowait_.load(std::memory_order_relaxed)) return Pread(offset, buf, len);
-    const iovec vec{buf, len};
-    const ssize_t n = ::preadv2(fd_, &vec, 1, static_cast<off_t>(offset), RWF_NOWAIT);
-    if (n == static_cast<ssize_t>(len)) [[likely]]
-      return Status::Ok();
-    if (n < 0 && errno == EOPNOTSUPP) {
-      nowait_.store(false, std::memory_order_relaxed);
-      return Pread(offset, buf, len);
-    }
-    // Nothing, or only a part, was at hand (or the end of the file is near): the blocking call
-    // sorts it out.
-    return Status(Code::kWouldBlock);
-  }
-
-  Status Pwrite(uint64_t offset, const void* buf, size_t len) override {
-    const auto* p = static_cast<const uint8_t*>(buf);
-    while (len != 0) {
-      const ssize_t n = ::pwrite(fd_, p, len, static_cast<off_t>(offset));
-      if (n < 0) {
-        if (errno == EINTR) continue;
-        return FromErrno(errno, path(), "write");
-      }
-      p += n;
-      offset += static_cast<uint64_t>(n);
-      len -= static_cast<size_t>(n);
-    }
-    return Status::Ok();
-  }
-
-  Status Fdatasync() override {
-    // Never retried: after a failure the kernel marks the pages clean and a second call lies (trap
-    // T12).
-    if (::fdatasync(fd_) != 0) return FromErrno(errno, path(), "fdatasync");
-    return Status::Ok();
-  }
-
-  Status Allocate(uint64_t offset, uint64_t len) override {
-    while (::fallocate(fd_, 0, static_cast<off_t>(offset), static_cast<off_t>(len)) != 0) {
-      if (errno == EINTR) continue;
-      // Block devices and some file systems have nothing to allocate.
-      if (errno == EOPNOTSUPP || errno == ENODEV) return Status::Ok();
-      return FromErrno(errno, path(), "allocation");
-    }
-    return Status::Ok();
-  }
-
-  Status Discard(uint64_t offset, uint64_t len) override {
-    const int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-    while (::fallocate(fd_, mode, static_cast<off_t>(offset), static_cast<off_t>(len)) != 0) {
-      if (errno == EINTR) continue;
-      if (errno == EOPNOTSUPP || errno == ENODEV) return Status::Ok();
-      return FromErrno(errno, path(), "discard");
-    }
-    return Status::Ok();
-  }
-
-  void StartWriteOut(uint64_t offset, uint64_t len) override {
-    (void)::sync_file_range(fd_, static_cast<off_t>(offset), static_cast<off_t>(len),
-                            SYNC_FILE_RANGE_WRITE);
-  }
-
-  void DropCache() override { (void)::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED); }
-
-  Result<uint64_t> Size() override {
-    struct stat st;
-    if (::fstat(fd_, &st) != 0) return FromErrno(errno, path(), "stat");
-    return static_cast<uint64_t>(st.st_size);
-  }
-
-  Status Truncate(uint64_t size) override {
-    if (::ftruncate(fd_, static_cast<off_t>(size)) != 0) return FromErrno(errno, path(), "resize");
-    return Status::Ok();
-  }
-
- private:
-  const int fd_;
-  std::atomic<bool> nowait_{true};
-};
 
 class MappedMemory final : public SharedMemory {
  public:
@@ -188,8 +72,13 @@ class ThreadIo final : public Io {
                                          const OpenOptions& options) override {
     const int flags = (options.create ? O_CREAT : 0) | (options.direct ? O_DIRECT : 0);
     const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | flags, 0600);
+    if (fd < 0 && errno == EINVAL && options.direct)
+      return Status(Code::kInvalid, path +
+                                        ": its file system has no direct I/O (O_DIRECT): use "
+                                        "--cache writeback, or put the data directory on ext4 or "
+                                        "XFS");
     if (fd < 0) return FromErrno(errno, path, "open");
-    return std::unique_ptr<File>(std::make_unique<ThreadFile>(path, fd));
+    return std::unique_ptr<File>(std::make_unique<ThreadFile>(path, fd, options.direct));
   }
 
   Status Rename(const std::string& from, const std::string& to) override {
@@ -240,6 +129,20 @@ class ThreadIo final : public Io {
     using std::chrono::duration_cast;
     using std::chrono::milliseconds;
     return duration_cast<milliseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  }
+
+  Result<std::unique_ptr<IoQueue>> MakeQueue(IoBackend backend) override {
+    std::string note;
+    if (backend != IoBackend::kThreads) {
+      Result<std::unique_ptr<IoQueue>> ring = UringQueue::Make(*this);
+      if (ring.ok()) return ring;
+      if (backend == IoBackend::kUring)
+        return Status(ring.status().code(),
+                      ring.status().message() + ": use --io auto or --io threads");
+      note = ring.status().message();
+    }
+    return std::unique_ptr<IoQueue>(
+        std::make_unique<TaskQueue>(*this, kIoThreads, std::move(note)));
   }
 
   std::unique_ptr<Task> Spawn(const char* name, std::function<void()> body) override {

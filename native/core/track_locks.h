@@ -38,6 +38,16 @@ class TrackLocks {
     }
   }
 
+  // As Pin, but false instead of waiting.
+  bool TryPin(uint64_t key) {
+    Shard& shard = ShardOf(key);
+    auto lock = shard.monitor.Acquire();
+    for (const Held& held : shard.held)
+      if (held.key == key && (held.exclusive || held.exclusive_waiters != 0)) return false;
+    ++FindOrAdd(shard, key).pins;
+    return true;
+  }
+
   void Unpin(uint64_t key) {
     Shard& shard = ShardOf(key);
     auto lock = shard.monitor.Acquire();

@@ -172,6 +172,12 @@ void Channel::MakeRoom() {
   begin_ = 0;
 }
 
+bool Channel::HasInput() const {
+  if (leftover_begin_ != leftover_.size()) return true;
+  uint8_t byte;
+  return ::recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
 void Channel::WaitWake() {
   pollfd wake = {wake_fd_, POLLIN, 0};
   while (::poll(&wake, 1, -1) < 0) continue;  // EINTR

@@ -41,6 +41,8 @@ class Channel {
   // Waits for at least one more byte; with `wakeable` also for Wake. There must be room: a caller
   // consumes all but one incomplete request, or one piece of a payload, before it asks for more.
   Event Receive(bool wakeable);
+  // Whether bytes have arrived that Receive would give, without waiting.
+  bool HasInput() const;
   // Waits for Wake only.
   void WaitWake();
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
+#include <cstring>
 #include <utility>
 
 namespace flashlun::nbd {
@@ -16,15 +17,14 @@ uint64_t WholeTracks(uint64_t offset, uint64_t bytes) {
 
 }  // namespace
 
-Connection::Connection(Store& store, SlowPool& slow_pool, OpSlot& slot, ConnectionOptions options)
+Connection::Connection(Store& store, OpSlot& slot, ConnectionOptions options)
     : store_(store),
-      slow_pool_(slow_pool),
       slot_(slot),
       volume_(std::move(options.volume)),
       limits_{volume_.size_bytes(), options.read_only},
       structured_(options.structured_replies),
       channel_(options.fd, std::move(options.leftover)),
-      in_flight_(channel_, volume_) {}
+      in_flight_(channel_) {}
 
 CloseReport Connection::Run() {
   in_flight_.BindToThisThread();
@@ -135,7 +135,31 @@ void Connection::ServeRead(const Request& request) {
   // A simple reply says OK before its data and cannot take it back, so a long one is read whole,
   // outside the send buffer.
   const bool whole = !structured_ && request.length > kChunkDataBytes;
-  if (whole || !ReadCached(request, &position)) ReadSlowly(request, position);
+  if (!whole && ReadInline(request, &position, ReadMode::kNoWait)) return;
+  if (request.length - position <= kMaxInlineWaitBytes && Alone(0)) {
+    ReadInline(request, &position, ReadMode::kBlocking);
+    LookForMore();
+    return;
+  }
+  ReadSlowly(request, position);
+}
+
+// Whether this client has one request at a time: nothing else is under way, or waits behind the
+// `payload` bytes of this one. The connection's thread then waits for the disk itself: handing
+// the request over and hearing of its end are two switches of threads, which cost more than an
+// NVMe disk's answer takes.
+bool Connection::Alone(size_t payload) {
+  if (deep_credit_ > 0) {
+    --deep_credit_;
+    return false;
+  }
+  return in_flight_.count() == 0 && channel_.available() == payload;
+}
+
+// After such a wait, and before the reply: what has arrived meanwhile tells of a client that does
+// not wait for replies, which Alone could not see.
+void Connection::LookForMore() {
+  if (channel_.HasInput()) deep_credit_ = kDeepCredit;
 }
 
 // Bytes of the next piece of a READ. Pieces end on track boundaries.
@@ -152,16 +176,15 @@ size_t Connection::PutReadHeader(uint8_t* to, const Request& request, uint32_t p
   return PutDataChunk(to, request.cookie, request.offset + position, bytes, last);
 }
 
-// Answers from the page cache, straight into the send buffer. False when the disk has to be waited
-// for at *position.
-bool Connection::ReadCached(const Request& request, uint32_t* position) {
+// Answers straight into the send buffer. False with kNoWait when the disk has to be waited for at
+// *position.
+bool Connection::ReadInline(const Request& request, uint32_t* position, ReadMode mode) {
   const size_t header = ReadHeaderBytes(structured_);
   do {
     if (channel_.broken()) return true;  // nobody hears the answer
     const uint32_t bytes = PieceBytes(request, *position);
     uint8_t* to = channel_.Reserve(header + bytes);
-    const Status status =
-        volume_.Read(slot_, request.offset + *position, to + header, bytes, ReadMode::kNoWait);
+    const Status status = volume_.Read(slot_, request.offset + *position, to + header, bytes, mode);
     if (status.code() == Code::kWouldBlock) return false;
     if (!status.ok()) {
       Answer(request, status);
@@ -174,29 +197,28 @@ bool Connection::ReadCached(const Request& request, uint32_t* position) {
   return true;
 }
 
-// Hands the rest of the request to the slow pool, piece by piece with one buffer.
+// Reads the rest of the request asynchronously, piece by piece with one buffer.
 void Connection::ReadSlowly(const Request& request, uint32_t position) {
-  const uint32_t bytes = PieceBytes(request, position);
-  const size_t header = ReadHeaderBytes(structured_);
   if (channel_.broken()) return;  // nobody hears the answer
   // A later piece can be one track longer than the first, which an unaligned start makes shorter.
   const uint32_t left = request.length - position;
-  const size_t capacity =
-      header + (structured_ ? std::min<size_t>(left, kChunkDataBytes) : size_t{left});
-  while (!in_flight_.MayBuffer(capacity)) AwaitCompletion();
-  Pending* pending = TakePending(request);
-  if (!in_flight_.AllocateBuffer(pending, capacity)) {
-    AnswerError(request, kWireNoMemory, "no memory for the read");
-    in_flight_.Release(pending);
-    return;
-  }
-  pending->position = position;
-  pending->piece_bytes = bytes;
-  pending->header_bytes = static_cast<uint32_t>(header);
-  slow_pool_.Submit(pending);
+  Pending* pending =
+      TakeBuffered(request, structured_ ? std::min<size_t>(left, kChunkDataBytes) : size_t{left});
+  if (pending != nullptr) StartPiece(pending, position);
 }
 
-// The slow pool has read a piece (or failed).
+void Connection::StartPiece(Pending* pending, uint32_t position) {
+  const Request& request = pending->request;
+  pending->position = position;
+  pending->piece_bytes = PieceBytes(request, position);
+  const uint64_t offset = request.offset + position;
+  if (volume_.ReadAsync(offset, pending->data(), pending->piece_bytes, pending)) return;
+  // As many as there may be are under way: this one waits here.
+  pending->Done(
+      volume_.Read(slot_, offset, pending->data(), pending->piece_bytes, ReadMode::kBlocking));
+}
+
+// A piece has been read (or failed).
 void Connection::AnswerPiece(Pending* pending) {
   const Request& request = pending->request;
   if (!pending->status.ok()) {
@@ -204,26 +226,28 @@ void Connection::AnswerPiece(Pending* pending) {
     in_flight_.Release(pending);
     return;
   }
-  PutReadHeader(pending->buffer.get(), request, pending->position, pending->piece_bytes);
-  channel_.Append(pending->buffer.get(), pending->header_bytes + pending->piece_bytes);
+  const size_t header = ReadHeaderBytes(structured_);
+  PutReadHeader(pending->data() - header, request, pending->position, pending->piece_bytes);
+  channel_.Append(pending->data() - header, header + pending->piece_bytes);
   uint32_t position = pending->position + pending->piece_bytes;
   if (position < request.length && channel_.stopping()) {
     Answer(request, Status(Code::kClosed, "the server is stopping"));
     position = request.length;
   }
-  if (position == request.length || ReadCached(request, &position)) {
+  if (position == request.length || ReadInline(request, &position, ReadMode::kNoWait)) {
     in_flight_.Release(pending);
     return;
   }
-  pending->position = position;
-  pending->piece_bytes = PieceBytes(request, position);
-  slow_pool_.Submit(pending);
+  StartPiece(pending, position);
 }
 
 // WRITE, TRIM, WRITE_ZEROES, FLUSH --------------------------------------------
 
 // False when the connection ends before the payload is complete.
 bool Connection::ServeWrite(const Request& request) {
+  const bool whole_blocks = (request.offset | request.length) % kSubBytes == 0;
+  if (store_.direct() && whole_blocks && request.length <= kMaxAsyncWriteBytes)
+    return ServeDirectWrite(request);
   Status status;
   uint64_t offset = request.offset;
   uint64_t left = request.length;
@@ -241,6 +265,27 @@ bool Connection::ServeWrite(const Request& request) {
     offset += piece;
     left -= piece;
   }
+  AnswerDurably(request, status);
+  return true;
+}
+
+// A WRITE that waits for the disk: asynchronous when it can be. The payload is copied out of the
+// receive buffer, where it lies as the stream put it: the disk wants it on a page, and later
+// requests want the room. Receiving each payload into its own page instead would take two recv per
+// request where a batch takes one.
+bool Connection::ServeDirectWrite(const Request& request) {
+  while (channel_.available() < request.length)
+    if (!ReceiveMore()) return false;
+  const bool alone = Alone(request.length);
+  Pending* pending = TakeBuffered(request, request.length);
+  if (pending != nullptr) std::memcpy(pending->data(), channel_.data(), request.length);
+  channel_.Consume(request.length);
+  if (pending == nullptr) return true;
+  const uint8_t* data = pending->data();
+  if (!alone && volume_.WriteAsync(request.offset, data, request.length, pending)) return true;
+  const Status status = volume_.Write(slot_, request.offset, data, request.length);
+  if (alone) LookForMore();
+  in_flight_.Release(pending);
   AnswerDurably(request, status);
   return true;
 }
@@ -295,13 +340,27 @@ void Connection::AnswerDurably(const Request& request, const Status& status) {
   }
 }
 
-void Connection::StartFlush(const Request& request) { store_.FlushAsync(TakePending(request)); }
+void Connection::StartFlush(const Request& request) {
+  Pending* pending = TakePending(request);
+  pending->flushing = true;
+  store_.FlushAsync(pending);
+}
 
 // In flight -------------------------------------------------------------------
 
 Pending* Connection::TakePending(const Request& request) {
   while (in_flight_.full()) AwaitCompletion();
   return in_flight_.Take(request);
+}
+
+// With memory for `bytes`; nullptr when there is none, which has been answered.
+Pending* Connection::TakeBuffered(const Request& request, size_t bytes) {
+  while (!in_flight_.MayBuffer(bytes)) AwaitCompletion();
+  Pending* pending = TakePending(request);
+  if (in_flight_.AllocateBuffer(pending, bytes)) return pending;
+  AnswerError(request, kWireNoMemory, "no memory for the request");
+  in_flight_.Release(pending);
+  return nullptr;
 }
 
 // Waits until at least one request in flight has completed, and answers.
@@ -315,6 +374,9 @@ void Connection::AnswerCompleted() {
   while (Pending* pending = in_flight_.TakeCompleted()) {
     if (pending->request.type == kRead) {
       AnswerPiece(pending);
+    } else if (pending->status.ok() && pending->request.fua() && !pending->flushing) {
+      pending->flushing = true;  // the write is there; now it is made durable
+      store_.FlushAsync(pending);
     } else {
       Answer(pending->request, pending->status);
       in_flight_.Release(pending);

@@ -2,15 +2,16 @@
 //
 // The thread receives a batch, executes every complete request in it against the volume, and sends
 // the replies of the batch with one call. What the page cache holds is read inline. What has to
-// wait - a flush, FUA, a read the disk must deliver - goes to the in-flight table and is answered
-// when it completes, out of order, while the thread goes on.
+// wait - a flush, FUA, a read the disk must deliver, past the page cache also a write - goes to the
+// in-flight table and is answered when it completes, out of order, while the thread goes on. A
+// client with one request at a time is different: for it the thread waits itself.
 //
 // A WRITE's payload is stored as it arrives, in pieces of whole tracks; nothing ever holds a whole
 // payload. A client that dies halfway leaves part of a write it was never told about, which the
 // protocol allows.
 //
-// Memory is bounded: two buffers, the in-flight table, and kMaxSlowReadBytes of read buffers (one
-// larger read alone).
+// Memory is bounded: two buffers, the in-flight table, and kMaxBufferedBytes of payload buffers
+// (one larger read alone).
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,6 @@
 #include "nbd/in_flight.h"
 #include "nbd/reply.h"
 #include "nbd/request.h"
-#include "nbd/slow_pool.h"
 
 namespace flashlun::nbd {
 
@@ -48,7 +48,7 @@ class Connection {
  public:
   // slot belongs to the connection's thread while Run runs. @throws std::system_error no descriptor
   // for waking.
-  Connection(Store& store, SlowPool& slow_pool, OpSlot& slot, ConnectionOptions options);
+  Connection(Store& store, OpSlot& slot, ConnectionOptions options);
   // Serves until the client leaves, breaks the protocol, or Stop. Every request that was begun is
   // finished before it returns; the socket is closed and the volume detached. Call once.
   CloseReport Run();
@@ -65,13 +65,17 @@ class Connection {
   bool End(CloseReason reason, std::string detail);
 
   void ServeRead(const Request& request);
-  bool ReadCached(const Request& request, uint32_t* position);
+  bool Alone(size_t payload);
+  void LookForMore();
+  bool ReadInline(const Request& request, uint32_t* position, ReadMode mode);
   void ReadSlowly(const Request& request, uint32_t position);
+  void StartPiece(Pending* pending, uint32_t position);
   void AnswerPiece(Pending* pending);
   uint32_t PieceBytes(const Request& request, uint32_t position) const;
   size_t PutReadHeader(uint8_t* to, const Request& request, uint32_t position, uint32_t bytes);
 
   bool ServeWrite(const Request& request);
+  bool ServeDirectWrite(const Request& request);
   bool DrainPayload(uint64_t bytes);
   void ServeRange(const Request& request);
   Status RunRange(const Request& request);
@@ -80,19 +84,20 @@ class Connection {
   void StartFlush(const Request& request);
 
   Pending* TakePending(const Request& request);
+  Pending* TakeBuffered(const Request& request, size_t bytes);
   void AwaitCompletion();
   void AnswerCompleted();
   void Answer(const Request& request, const Status& status);
   void AnswerError(const Request& request, WireError error, const char* reason);
 
   Store& store_;
-  SlowPool& slow_pool_;
   OpSlot& slot_;
   Volume volume_;
   const ExportLimits limits_;
   const bool structured_;
   Channel channel_;
   InFlight in_flight_;
+  int deep_credit_ = 0;           // requests that are taken for one of many, see Alone
   uint64_t unchecked_bytes_ = 0;  // of ranges, since the client was last looked at
   CloseReport report_;
 };

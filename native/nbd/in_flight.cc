@@ -12,16 +12,9 @@ Status Copy(const Status& status) {
 
 }  // namespace
 
-void Pending::Done(const Status& flushed) { table_->Complete(this, flushed); }
+void Pending::Done(const Status& status_of_step) { table_->Complete(this, status_of_step); }
 
-void Pending::Run(OpSlot& slot) {
-  const Status read =
-      table_->volume_.Read(slot, request.offset + position, buffer.get() + header_bytes,
-                           piece_bytes, ReadMode::kBlocking);
-  table_->Complete(this, read);
-}
-
-InFlight::InFlight(Channel& channel, Volume& volume) : channel_(channel), volume_(volume) {
+InFlight::InFlight(Channel& channel) : channel_(channel) {
   for (Pending& pending : table_) {
     pending.table_ = this;
     pending.next_ = free_;
@@ -39,11 +32,12 @@ Pending* InFlight::Take(const Request& request) {
 }
 
 bool InFlight::MayBuffer(size_t bytes) const {
-  return buffered_bytes_ == 0 || buffered_bytes_ + bytes <= kMaxSlowReadBytes;
+  return buffered_bytes_ == 0 || buffered_bytes_ + bytes <= kMaxBufferedBytes;
 }
 
 bool InFlight::AllocateBuffer(Pending* pending, size_t bytes) {
-  pending->buffer.reset(new (std::nothrow) uint8_t[bytes]);
+  pending->buffer.reset(new (std::align_val_t{kDirectAlign}, std::nothrow)
+                            uint8_t[kDirectAlign + bytes]);
   if (!pending->buffer) return false;
   pending->buffer_bytes = bytes;
   buffered_bytes_ += bytes;
@@ -55,6 +49,7 @@ void InFlight::Release(Pending* pending) {
   pending->buffer_bytes = 0;
   pending->buffer.reset();
   pending->status = Status::Ok();
+  pending->flushing = false;
   pending->next_ = free_;
   free_ = pending;
   count_--;

@@ -2,7 +2,7 @@
 // fixed size.
 //
 // A Pending is taken by the connection's thread, completed by another one (the store's commit
-// thread, a thread of the slow pool), and answered and released by the connection's thread again.
+// thread, a thread of its I/O queue), and answered and released by the connection's thread again.
 // Completion only links it into a list and wakes the connection, so the completing thread never
 // meets the client's socket.
 #pragma once
@@ -13,34 +13,42 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 
+#include "core/io.h"
 #include "core/store.h"
 #include "nbd/channel.h"
 #include "nbd/limits.h"
 #include "nbd/request.h"
-#include "nbd/slow_pool.h"
 
 namespace flashlun::nbd {
 
 class InFlight;
 
-// One request in flight: as a FlushWaiter it waits for a FLUSH or FUA, as a SlowJob it reads.
-class Pending final : public FlushWaiter, public SlowJob {
+// One request in flight: it waits for its read or its write, then, if FUA, for a flush; or only for
+// a flush.
+class Pending final : public FlushWaiter {
  public:
-  void Done(const Status& flushed) override;
-  void Run(OpSlot& slot) override;
+  void Done(const Status& status_of_step) override;
 
   Request request;
   Status status;  // of the completion
 
-  // READ only: the piece [position, position + piece_bytes) of the request is read to buffer +
-  // header_bytes.
+  // READ only: the piece [position, position + piece_bytes) of the request is read to data().
   uint32_t position = 0;
   uint32_t piece_bytes = 0;
-  uint32_t header_bytes = 0;
-  std::unique_ptr<uint8_t[]> buffer;
+  // The payload, in memory that suits direct I/O. The bytes before it are room for a reply's
+  // header, so that both leave in one send.
+  uint8_t* data() { return buffer.get() + kDirectAlign; }
+  struct FreeAligned {
+    void operator()(uint8_t* memory) const {
+      ::operator delete[](memory, std::align_val_t{kDirectAlign});
+    }
+  };
+  std::unique_ptr<uint8_t[], FreeAligned> buffer;
   size_t buffer_bytes = 0;
+  bool flushing = false;  // the write has ended well; this is its FUA
 
  private:
   friend class InFlight;
@@ -50,7 +58,7 @@ class Pending final : public FlushWaiter, public SlowJob {
 
 class InFlight {
  public:
-  InFlight(Channel& channel, Volume& volume);
+  explicit InFlight(Channel& channel);
 
   // Connection's thread.
   void BindToThisThread() { owner_ = std::this_thread::get_id(); }
@@ -58,7 +66,7 @@ class InFlight {
   bool full() const { return free_ == nullptr; }
   // Precondition: !full().
   Pending* Take(const Request& request);
-  // Whether a read buffer of this size fits the connection's budget now.
+  // Whether a buffer of this size fits the connection's budget now.
   bool MayBuffer(size_t bytes) const;
   // False when the system has no memory.
   bool AllocateBuffer(Pending* pending, size_t bytes);
@@ -73,7 +81,6 @@ class InFlight {
   void Complete(Pending* pending, const Status& status);
 
   Channel& channel_;
-  Volume& volume_;
   std::thread::id owner_;
 
   // Of the connection's thread.

@@ -14,6 +14,7 @@ namespace flashlun::nbd {
 // stored piecewise as it arrives, so no payload ever needs a bigger buffer.
 inline constexpr size_t kReceiveBytes = 256u << 10;
 static_assert(kReceiveBytes >= 2 * kTrackBytes, "a piece of a WRITE is at least one whole track");
+static_assert(kReceiveBytes >= 2 * kMaxAsyncWriteBytes, "an asynchronous WRITE is received whole");
 
 // Most data of one reply chunk built in the send buffer. Longer structured reads leave in several
 // chunks.
@@ -36,20 +37,22 @@ static_assert(kRangePieceBytes % kTrackBytes == 0);
 // Requests of one connection that wait for a flush or for the disk. When all are taken the
 // connection stops receiving. nbd.ko has 128 in flight, QEMU 16, libnbd users 64.
 inline constexpr size_t kMaxInFlight = 256;
-// Buffers of one connection's reads that wait for the disk, in bytes. A single read above it waits
-// to be alone.
-inline constexpr size_t kMaxSlowReadBytes = 2u << 20;
-// Threads that read what the page cache does not hold: the queue depth the disk sees, and each
-// takes an OpSlot.
-inline constexpr size_t kSlowReadThreads = 16;
+// Buffers of one connection's reads and writes that wait for the disk, in bytes. A single one above
+// it waits to be alone.
+inline constexpr size_t kMaxBufferedBytes = 2u << 20;
+// What a connection's thread waits for itself when its client has one request at a time: longer
+// ones leave it free, for Stop and for what the client may send next.
+inline constexpr size_t kMaxInlineWaitBytes = kMaxAsyncWriteBytes;
+// After a connection has shown that it sends requests while one is under way, so many of them are
+// asynchronous before it is looked at again (Connection::Alone).
+inline constexpr int kDeepCredit = 64;
 
 // Bytes the negotiation may hand over as already received (src/nbd reads at most 64 KiB at a time).
 inline constexpr size_t kMaxLeftoverBytes = 1u << 20;
 
-// Connections of one pool: each takes an OpSlot; the rest is for the slow-read threads, workers and
-// control calls.
-inline constexpr size_t kMaxConnections = kMaxOpSlots - 64;
-static_assert(kSlowReadThreads < 64);
+// Connections of one pool: each takes an OpSlot; the rest is for asynchronous operations, workers
+// and control calls.
+inline constexpr size_t kMaxConnections = kMaxOpSlots - kMaxAsyncOps - 64;
 
 // How long a connection looks for bytes before it sleeps: about what the sleep and its wake-up
 // cost.

@@ -19,7 +19,7 @@ Status TooMany() {
 
 }  // namespace
 
-Server::Server(Store& store) : store_(store), slow_pool_(store) {}
+Server::Server(Store& store) : store_(store) {}
 
 Server::~Server() { StopAll(); }
 
@@ -34,7 +34,7 @@ Result<uint64_t> Server::Serve(ConnectionOptions options, OnClosed on_closed) {
   const uint64_t id = next_id_++;
   try {
     Live live;
-    live.connection = std::make_shared<Connection>(store_, slow_pool_, *slot, std::move(options));
+    live.connection = std::make_shared<Connection>(store_, *slot, std::move(options));
     live.slot = slot;
     live.on_closed = std::move(on_closed);
     live_.emplace(id, live.connection);

@@ -12,7 +12,6 @@
 
 #include "core/store.h"
 #include "nbd/connection.h"
-#include "nbd/slow_pool.h"
 
 namespace flashlun::nbd {
 
@@ -50,7 +49,6 @@ class Server {
   void Forget(uint64_t id);
 
   Store& store_;
-  SlowPool slow_pool_;
 
   // State below is protected by mutex_.
   std::mutex mutex_;

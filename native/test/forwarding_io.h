@@ -8,6 +8,8 @@
 #include <utility>
 
 #include "core/io.h"
+#include "core/limits.h"
+#include "core/task_queue.h"
 #include "core/thread_io.h"
 
 namespace flashlun {
@@ -58,6 +60,10 @@ class ForwardingIo : public Io {
   std::string BootId() override { return io_->BootId(); }
   std::string NewUuid() override { return io_->NewUuid(); }
   int64_t UnixMs() override { return io_->UnixMs(); }
+  // Over this Io's files, so that what a test makes of them holds for asynchronous transfers too.
+  Result<std::unique_ptr<IoQueue>> MakeQueue(IoBackend) override {
+    return std::unique_ptr<IoQueue>(std::make_unique<TaskQueue>(*this, kIoThreads));
+  }
   std::unique_ptr<Task> Spawn(const char* name, std::function<void()> body) override {
     return io_->Spawn(name, std::move(body));
   }

@@ -13,8 +13,6 @@ constexpr uint64_t kTracks = kIndexTracks + 3 * kLeafTracks;
 
 class MapFixture {
  public:
-  ~MapFixture() { map.Destroy({&a, &b}); }
-
   uint64_t MapTrack(VolumeState& volume, uint64_t track) {
     const uint64_t own = map.allocator().Allocate();
     map.SetEntry(volume, track, Entry::Full(own), ++lsn);

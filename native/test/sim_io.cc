@@ -4,13 +4,14 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/task_queue.h"
 
 namespace flashlun {
 
 class SimFile final : public File {
  public:
-  SimFile(std::string path, SimIo& io, std::shared_ptr<SimIo::FileState> state)
-      : File(std::move(path)), io_(io), state_(std::move(state)) {}
+  SimFile(std::string path, SimIo& io, std::shared_ptr<SimIo::FileState> state, bool direct)
+      : File(std::move(path)), io_(io), state_(std::move(state)), direct_(direct) {}
 
   Status Pread(uint64_t offset, void* buf, size_t len) override {
     io_.Step();
@@ -33,11 +34,13 @@ class SimFile final : public File {
   }
 
   Status PreadNoWait(uint64_t offset, void* buf, size_t len) override {
+    if (direct_) return Status(Code::kWouldBlock);
     if (io_.fibers_ != nullptr && io_.rng_() % 4 == 0) return Status(Code::kWouldBlock);
     return Pread(offset, buf, len);
   }
 
   Status Pwrite(uint64_t offset, const void* buf, size_t len) override {
+    FL_CHECK(!direct_ || (offset | len) % kDirectAlign == 0);  // the engine's side of direct I/O
     io_.Count();
     io_.Step();
     io_.MaybeSlow();
@@ -100,6 +103,7 @@ class SimFile final : public File {
  private:
   SimIo& io_;
   std::shared_ptr<SimIo::FileState> state_;
+  const bool direct_;
 };
 
 namespace {
@@ -231,7 +235,7 @@ Result<std::unique_ptr<File>> SimIo::OpenFile(const std::string& path, const Ope
     it = files_.emplace(path, std::make_shared<FileState>()).first;
     it->second->torn_at_4k = path.ends_with("/tracks");
   }
-  return std::unique_ptr<File>(std::make_unique<SimFile>(path, *this, it->second));
+  return std::unique_ptr<File>(std::make_unique<SimFile>(path, *this, it->second, options.direct));
 }
 
 Status SimIo::Rename(const std::string& from, const std::string& to) {
@@ -260,6 +264,11 @@ std::string SimIo::NewUuid() {
   char text[40];
   std::snprintf(text, sizeof text, "%016lx-%016lx", rng_(), rng_());
   return text;
+}
+
+// Few tasks, so that requests also wait for one.
+Result<std::unique_ptr<IoQueue>> SimIo::MakeQueue(IoBackend) {
+  return std::unique_ptr<IoQueue>(std::make_unique<TaskQueue>(*this, 3));
 }
 
 std::unique_ptr<Task> SimIo::Spawn(const char* name, std::function<void()> body) {

@@ -55,6 +55,7 @@ class SimIo final : public Io {
   std::string BootId() override { return boot_id_; }
   std::string NewUuid() override;
   int64_t UnixMs() override { return ++clock_ms_; }
+  Result<std::unique_ptr<IoQueue>> MakeQueue(IoBackend backend) override;
   std::unique_ptr<Task> Spawn(const char* name, std::function<void()> body) override;
 
  private:

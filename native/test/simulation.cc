@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/mutation.h"
+#include "test/awaited.h"
 
 namespace flashlun {
 namespace {
@@ -40,7 +41,7 @@ Value ChainSequence(Value value) { return value < kChainBase ? 0 : value - kChai
 
 }  // namespace
 
-Simulation::Simulation(uint64_t seed) : rng_(seed) {
+Simulation::Simulation(uint64_t seed) : rng_(seed), direct_(seed % 4 == 3) {
   volumes_.emplace_back(uint16_t{0x1000}, 513, std::vector<uint64_t>{0, 511, 512});
   for (uint16_t id = 0x1001; id <= 0x1003; ++id)
     volumes_.emplace_back(id, kIndexTracks + 1, std::vector<uint64_t>{0, 511, 512, kIndexTracks});
@@ -54,6 +55,7 @@ StoreOptions Simulation::Options() const {
   options.capacity_bytes = kPoolTracks * kTrackBytes;
   options.journal_blocks = kJournalBlocks;
   options.kill_ring_bytes = kRingBytes;
+  options.direct = direct_;
   return options;
 }
 
@@ -232,11 +234,24 @@ void Simulation::DoWrite(OpSlot& slot) {
   }
   const Span& head = spans.front();
   const uint64_t offset = head.volume->used[head.track] * kTrackBytes + head.first * kSubBytes;
-  const Status status = Handle(*head.volume).Write(slot, offset, data.data(), data.size());
-  if (!status.ok() && status.code() != Code::kNoSpace) return Fail("write: " + status.message());
-  for (const Span& span : spans)
-    for (uint32_t i = 0; i < span.count; ++i)
-      status.ok() ? At(span, i).Acknowledge() : At(span, i).Fail();
+  Volume& handle = Handle(*head.volume);
+  const auto settle = [&](const Status& status) {
+    for (const Span& span : spans)
+      for (uint32_t i = 0; i < span.count; ++i)
+        status.ok() ? At(span, i).Acknowledge() : At(span, i).Fail();
+  };
+  // Settled inside the completion: until the engine has called it an establish waits for the write,
+  // from then on it does not, as after a blocking write.
+  Status status;
+  const bool async = rng_() % 2 == 0 && data.size() <= kMaxAsyncWriteBytes &&
+                     Awaited(&status, settle, [&](Completion* done) {
+                       return handle.WriteAsync(offset, data.data(), data.size(), done);
+                     });
+  if (!async) {
+    status = handle.Write(slot, offset, data.data(), data.size());
+    settle(status);
+  }
+  if (!status.ok() && status.code() != Code::kNoSpace) Fail("write: " + status.message());
 }
 
 void Simulation::DoZero(OpSlot& slot) {
@@ -269,8 +284,12 @@ void Simulation::DoRead(OpSlot& slot) {
   for (uint32_t i = 0; i < span.count; ++i) before.push_back(At(span, i));
   Volume& handle = Handle(*span.volume);
   Status status = handle.Read(slot, offset, data.data(), data.size(), ReadMode::kNoWait);
-  if (status.code() == Code::kWouldBlock)
-    status = handle.Read(slot, offset, data.data(), data.size(), ReadMode::kBlocking);
+  if (status.code() == Code::kWouldBlock) {
+    const bool async = rng_() % 2 == 0 && Awaited(&status, [&](Completion* done) {
+                         return handle.ReadAsync(offset, data.data(), data.size(), done);
+                       });
+    if (!async) status = handle.Read(slot, offset, data.data(), data.size(), ReadMode::kBlocking);
+  }
   if (!status.ok()) return Fail("read: " + status.message());
   for (uint32_t i = 0; i < span.count; ++i) {
     Location& location = At(span, i);

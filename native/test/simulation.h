@@ -74,6 +74,7 @@ class Simulation {
   bool Idle() const { return hosts_running_ == 0; }
 
   Rng rng_;
+  const bool direct_;  // cache mode none
   std::unique_ptr<Fibers> fibers_;
   std::unique_ptr<SimIo> io_;
   std::unique_ptr<Store> store_;

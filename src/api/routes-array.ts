@@ -28,7 +28,7 @@ export function addArrayRoutes(app: App, services: ApiServices): void {
     '/v1/array',
     { schema: { summary: 'the machine', tags: ['array'], response: { 200: ArrayBody } } },
     () => {
-      const { capacityTracks, usedTracks } = services.engine.info();
+      const { capacityTracks, usedTracks, direct, ioBackend } = services.engine.info();
       return {
         machine: array.machine,
         serial: array.essSerial,
@@ -38,6 +38,7 @@ export function addArrayRoutes(app: App, services: ApiServices): void {
           capacityBytes: capacityTracks * TRACK_BYTES,
           usedBytes: usedTracks * TRACK_BYTES,
         },
+        io: { cache: direct ? 'none' : 'writeback', backend: ioBackend },
         nbd: services.nbdAddresses(),
         lss: array.lss().map(({ id }) => id),
       };

@@ -62,6 +62,10 @@ export const ArrayBody = Type.Object({
   model: Type.String(),
   version: Type.String({ description: 'of flashlun' }),
   pool: Type.Object({ capacityBytes: Count, usedBytes: Count }),
+  io: Type.Object({
+    cache: Type.String({ examples: ['writeback', 'none'] }),
+    backend: Type.String({ examples: ['io_uring', 'threads'] }),
+  }),
   nbd: Type.Object({
     tcp: orNull(Type.String({ examples: ['127.0.0.1:10809'] })),
     unix: orNull(Type.String({ description: 'path of the socket' })),

@@ -142,7 +142,8 @@ class NativeEngine implements Engine {
  */
 export async function openEngine(options: EngineOptions): Promise<Engine> {
   const native = addon();
-  return new NativeEngine(native, await native.open(options.dir, options.capacityBytes ?? 0));
+  const { dir, capacityBytes = 0, direct = false, io = 'auto' } = options;
+  return new NativeEngine(native, await native.open(dir, capacityBytes, direct, io));
 }
 
 /**

@@ -12,6 +12,7 @@ import type {
   CloseReason,
   CopyBatchResult,
   EngineInfo,
+  IoBackend,
   PairSpec,
   RelationshipState,
   VolumeState,
@@ -38,7 +39,12 @@ export type NativeOnClosed = (
 
 export interface NativeAddon {
   /** `capacityBytes` 0: the engine's default. */
-  open(dir: string, capacityBytes: number): Promise<PoolHandle>;
+  open(
+    dir: string,
+    capacityBytes: number,
+    direct: boolean,
+    io: IoBackend,
+  ): Promise<PoolHandle>;
   opened(dir: string): PoolHandle;
   close(handle: PoolHandle): Promise<void>;
   info(handle: PoolHandle): EngineInfo;

@@ -34,7 +34,13 @@ export interface EngineOptions {
   readonly dir: string;
   /** Most bytes the track file may grow to; stored at first open. Default 1 TiB. */
   readonly capacityBytes?: number;
+  /** Data past the page cache (O_DIRECT). May differ from one open to the next. Default false. */
+  readonly direct?: boolean;
+  /** Of asynchronous I/O. Default `auto`: io_uring where the system allows it, else threads. */
+  readonly io?: IoBackend;
 }
+
+export type IoBackend = 'auto' | 'threads' | 'uring';
 
 /** A volume as the engine sees it: identity, size and host I/O since the pool was opened. */
 export interface VolumeState {
@@ -99,6 +105,11 @@ export interface EngineInfo {
   readonly recoveredRecords: number;
   /** Empty, or why the pool stopped (trap T12). */
   readonly poisoned: string;
+  readonly direct: boolean;
+  /** What carries out asynchronous I/O: `io_uring` or `threads`. */
+  readonly ioBackend: string;
+  /** Empty, or why `auto` did not take io_uring. */
+  readonly ioNote: string;
 }
 
 /** What negotiation agreed with one NBD client; the native transmission phase starts from it. */

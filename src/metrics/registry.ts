@@ -108,6 +108,17 @@ function serverFamilies(version: string): Family[] {
       samples: () => [{ labels: { version, node: process.version }, value: 1 }],
     },
     {
+      name: 'flashlun_io_info',
+      help: 'Always 1; the labels say how LUN data reaches the disk',
+      type: 'gauge',
+      samples: ({ info }) => [
+        {
+          labels: { cache: info.direct ? 'none' : 'writeback', backend: info.ioBackend },
+          value: 1,
+        },
+      ],
+    },
+    {
       name: 'flashlun_nbd_connections',
       help: 'NBD connections in transmission, by volume',
       type: 'gauge',

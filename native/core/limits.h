@@ -26,9 +26,6 @@ inline constexpr uint64_t kIndexTracks = uint64_t{kLeafTracks} * kIndexLeaves;
 
 // 16 fixed-block LSSs (10-1F) of 256 volumes each (ess.md 2.2).
 inline constexpr uint32_t kMaxVolumes = 4096;
-// Reference counts are 16 bits; one leaf entry and one base per volume is the most a track can have
-// (trap T19). Twice that again while deferred drops are pending.
-static_assert(kMaxVolumes * 4 < 65535, "ref[] is 16 bits");
 // 64 TiB: a root of 8192 index nodes, far above the ESS's 2 TB, and safe as a JavaScript number.
 inline constexpr uint64_t kMaxVolumeBytes = uint64_t{64} << 40;
 inline constexpr uint64_t kMinVolumeBytes = kTrackBytes;
@@ -53,6 +50,15 @@ static_assert(kMaxAsyncWriteBytes / kTrackBytes + 1 <= kAsyncPieces);
 inline constexpr size_t kIoThreads = 16;
 // Transfers in an io_uring at once; more than the disks there are have places for.
 inline constexpr uint32_t kRingDepth = 255;
+// Pairs whose T0 came since the oldest deferred drop that still counts: an establish or resync more
+// waits (StoreImpl::WaitForDrops).
+inline constexpr uint64_t kMaxPendingPairs = 24576;
+static_assert(kMaxPendingPairs >= kMaxPairsPerEstablish);
+// Trap T19: reference counts are 16 bits. A track is referred to at most once by each volume (as
+// own or as base, always at its own place), once by each copy of a leaf that is being made ahead,
+// and by the dropped leaves that still count: each T0 of a pair makes its two volumes drop at most
+// one each.
+static_assert(kMaxVolumes + kMaxOpSlots + 2 * kMaxPendingPairs < 65535, "ref[] is 16 bits");
 // Longest NBD payload we accept: 32 MiB, what QEMU, nbd.ko and libnbd send at most (proto.md "Size
 // constraints").
 inline constexpr uint32_t kMaxPayloadBytes = 32u << 20;

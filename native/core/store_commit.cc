@@ -162,6 +162,7 @@ void StoreImpl::CommitOnce(Monitor::Lock& lock) {
   waiters_end_ = &waiters_;
   std::swap(pending_, spare_);
   uint64_t ring_head = ring_->head();
+  const uint64_t pairs = pairs_flipped_;  // their drops are at or before the cut
   JournalPosition position = position_;
   commit_running_ = true;
   commit_requested_ = false;
@@ -190,7 +191,7 @@ void StoreImpl::CommitOnce(Monitor::Lock& lock) {
     durable_lsn_ = cut;
     ring_->SetTail(ring_head);
     if (ring_->used_bytes() <= ring_->capacity_bytes() / 2) throttled_.store(false);
-    MoveDropsToGrace(cut);
+    MoveDropsToGrace(cut, pairs);
     if (JournalUsed() > journal_->blocks() / 4) {
       checkpoint_wanted_flag_ = true;
       checkpoint_wanted_.NotifyAll();
@@ -246,19 +247,22 @@ Status StoreImpl::WaitForJournalRoom(uint64_t blocks) {
   return poisoned_.empty() ? Status::Ok() : Status(Code::kPoisoned, poisoned_);
 }
 
-void StoreImpl::MoveDropsToGrace(uint64_t durable_lsn) {
+void StoreImpl::MoveDropsToGrace(uint64_t durable_lsn, uint64_t pairs) {
   std::vector<Drop>& drops = map_->drops();
   const auto end =
       std::partition_point(drops.begin(), drops.end(), [durable_lsn](const Drop& drop) {
         return drop.lsn <= durable_lsn;  // they are in LSN order
       });
-  if (end == drops.begin()) return;
+  if (end == drops.begin()) {
+    (grace_.empty() ? pairs_settled_ : grace_.back().pairs) = pairs;
+    return;
+  }
   // The ready ones are many, those of the commit's duration few: the few are copied.
   std::vector<Drop> later(end, drops.end());
   drops.erase(end, drops.end());
   // The epoch that begins now: every operation that may still hold what these drops name began in
   // an earlier one.
-  grace_.push_back(Grace{epochs_.Advance(), std::move(drops)});
+  grace_.push_back(Grace{epochs_.Advance(), std::move(drops), pairs});
   drops = std::move(later);
 }
 
@@ -266,14 +270,18 @@ bool StoreImpl::Reclaim(Monitor::Lock& lock) {
   uint32_t nodes = 0;
   while (!grace_.empty() && (Mutated(Mutation::kNoGrace) || epochs_.Passed(grace_.front().stamp))) {
     std::vector<Drop> work = std::move(grace_.front().drops);
+    const uint64_t pairs = grace_.front().pairs;
     grace_.pop_front();
     // The lock for short holds only, and a bounded number of nodes a round: the end of a terabyte
     // volume must stall neither writers nor the commits behind this.
     while (!work.empty() && nodes < kNodesPerReclaim) nodes += ReclaimSome(lock, work);
+    if (!work.empty()) {
+      grace_.push_front(Grace{0, std::move(work), pairs});
+      progress_.NotifyAll();
+      return false;
+    }
+    pairs_settled_ = pairs;
     progress_.NotifyAll();
-    if (work.empty()) continue;
-    grace_.push_front(Grace{0, std::move(work)});
-    return false;
   }
   return true;
 }

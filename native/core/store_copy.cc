@@ -230,6 +230,7 @@ void StoreImpl::FlipOne(const Copy& copy, int64_t t0_unix_ms, bool more) {
       copy.relationship, t0_unix_ms, copy.pair.flags};
   if (more) record.header.flags |= kRecordMore;
   ApplyFlip(copy, t0_unix_ms, AppendRecord(&record, sizeof record));
+  ++pairs_flipped_;
 #ifdef FLASHLUN_MUTATIONS
   if (on_flip) on_flip(copy.pair);
 #endif
@@ -328,13 +329,32 @@ Status StoreImpl::GatesAndFlip(std::vector<Copy>& copies, const Held& held) {
   return status;
 }
 
+// So that no reference count overflows (trap T19, limits.h). Only somebody who holds up the grace
+// period, such as a read that the disk does not answer, lets this many gather.
+Status StoreImpl::WaitForDrops(size_t pairs) {
+  const auto deadline = std::chrono::steady_clock::now() + kGateLimit;
+  auto lock = state_.Acquire();
+  while (pairs_flipped_ - pairs_settled_ + pairs > kMaxPendingPairs && poisoned_.empty() &&
+         !commit_ended_) {
+    if (t_fibers == nullptr && std::chrono::steady_clock::now() > deadline)
+      return Status(Code::kTimeout,
+                    "I/O that began before earlier establishes is still in flight after 2 s; "
+                    "nothing was changed: try again");
+    commit_requested_ = true;
+    commit_wanted_.NotifyAll();
+    progress_.WaitFor(lock, std::chrono::milliseconds(20));
+  }
+  return Status::Ok();
+}
+
 // The one routine of establish, resync and reverse. The caller has the turn.
 Status StoreImpl::CopyAtT0(std::vector<Copy>& copies) {
   Held held;
   Status status = HoldVolumes(copies, &held);
   if (!status.ok()) return status;
+  status = WaitForDrops(copies.size());
   Throttle();  // the records of all pairs at once go into the kill ring
-  status = CloseTargets(held.targets);
+  if (status.ok()) status = CloseTargets(held.targets);
   if (status.ok()) status = GatesAndFlip(copies, held);
   return status.ok() ? Flush() : std::move(status);
 }

@@ -175,7 +175,7 @@ class StoreImpl {
   void CommitOnce(Monitor::Lock& lock);
   Status WriteCommit(RecordBatch& batch, JournalPosition* position);
   Status WaitForJournalRoom(uint64_t blocks);
-  void MoveDropsToGrace(uint64_t durable_lsn);
+  void MoveDropsToGrace(uint64_t durable_lsn, uint64_t pairs);
   // False: there is more to do at once.
   bool Reclaim(Monitor::Lock& lock);
   uint32_t ReclaimSome(Monitor::Lock& lock, std::vector<Drop>& work);
@@ -206,6 +206,7 @@ class StoreImpl {
   Status CopyAtT0(std::vector<Copy>& copies);
   Status CheckCopies(std::span<const Copy> copies);
   Status CheckCopy(const Copy& copy);
+  Status WaitForDrops(size_t pairs);
   Status HoldVolumes(std::span<const Copy> copies, Held* held);
   Status GatesAndFlip(std::vector<Copy>& copies, const Held& held);
   Status Flip(std::vector<Copy>& copies, Monitor::Lock& lock);
@@ -266,9 +267,12 @@ class StoreImpl {
   struct Grace {
     uint64_t stamp;
     std::vector<Drop> drops;
+    uint64_t pairs;  // pairs_flipped_ when the last of these drops was recorded
   };
-  std::deque<Grace> grace_;  // durable drops waiting for their epoch
-  Superblock superblock_;    // written by the checkpoint task only, after Open
+  uint64_t pairs_flipped_ = 0;  // pairs that had a T0 since the open
+  uint64_t pairs_settled_ = 0;  // of those, the first that left no drop that still counts
+  std::deque<Grace> grace_;     // durable drops waiting for their epoch
+  Superblock superblock_;       // written by the checkpoint task only, after Open
   bool checkpoint_wanted_flag_ = false;
   std::string poisoned_;
   StoreInfo counters_;

@@ -331,7 +331,8 @@ Status Connection::GoOnWithRange() {
   return Status::Ok();
 }
 
-// Answers now, or with FUA once the change is durable.
+// Answers now, or with FUA once the change is durable. Every FUA joins a commit, also that of a
+// write in place: the mapping the write relies on may still be a record in memory only (trap T29).
 void Connection::AnswerDurably(const Request& request, const Status& status) {
   if (status.ok() && request.fua()) {
     StartFlush(request);

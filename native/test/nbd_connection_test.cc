@@ -259,6 +259,19 @@ TEST_CASE("a flush that waits holds up nothing else") {
   CHECK(cookies == 0b11110);
 }
 
+TEST_CASE("FUA of a write in place covers the mapping it relies on (T29)") {
+  Fixture fixture;
+  const auto client = fixture.Connect();
+  const std::vector<uint8_t> data(4096, 0xaa);
+  client->Send(Wire(0, kWrite, 1, 0, 4096) + data);  // maps the track: its record is in memory only
+  CHECK(client->ReceiveSimple().error == 0);
+  const uint64_t mapped = fixture.store->Info().last_lsn;
+  client->Send(Wire(kFua, kWrite, 2, 0, 4096) + data);  // in place: no record of its own
+  CHECK(client->ReceiveSimple().error == 0);
+  CHECK(fixture.store->Info().last_lsn == mapped);
+  CHECK(fixture.store->Info().durable_lsn == mapped);
+}
+
 TEST_CASE("more flushes than the table holds are all answered") {
   Fixture fixture;
   const auto client = fixture.Connect();

@@ -276,6 +276,39 @@ TEST_CASE_FIXTURE(PoolFixture, "resyncs and reverses of several are all or nothi
   CHECK(Holds(c, 0, kTrackBytes, 'n'));
 }
 
+TEST_CASE_FIXTURE(PoolFixture,
+                  "establishes wait when too many dropped references still count (T19)") {
+  constexpr uint16_t kGroup = kMaxPairsPerEstablish;
+  options().kill_ring_bytes = 1 << 20;
+  options().journal_blocks = 4096;
+  Open();
+  Volume a = Create(kA, 1);
+  Fill(a, 0, kTrackBytes, 'a');
+  std::vector<PairSpec> pairs;
+  for (uint16_t i = 0; i < kGroup; ++i) {
+    const auto id = static_cast<uint16_t>(0x1400 + i);
+    REQUIRE(store().CreateVolume(id, kTrackBytes, "").ok());
+    pairs.push_back({kA, id, kRelNoCopy});
+  }
+  std::vector<uint64_t> ids;
+  OpSlot* reader = store().AcquireSlot();
+  store().impl().epochs().Enter(*reader, nullptr);  // as a read that the disk does not answer
+  REQUIRE(store().Establish(pairs, &ids).ok());
+  Status status;
+  uint64_t rounds = 0;
+  for (; status.ok() && rounds < 2 * kMaxPendingPairs / kGroup; ++rounds) {
+    Fill(a, 0, kSubBytes, 'b');
+    status = store().Resync(ids);
+  }
+  CHECK(status.code() == Code::kTimeout);
+  CHECK(rounds >= kMaxPendingPairs / kGroup);
+  store().impl().epochs().Leave(*reader);
+  store().ReleaseSlot(reader);
+  CHECK(store().Resync(ids).ok());
+  Volume last = AttachTo(*this, pairs.back().target_id);
+  CHECK(Holds(last, 0, kSubBytes, 'b'));
+}
+
 // Copies that run while their relationship turns round again and again: nothing is lost or mixed.
 TEST_CASE_FIXTURE(PoolFixture, "resync and reverse race a background copy and writers") {
   Open();

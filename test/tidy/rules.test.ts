@@ -11,6 +11,7 @@ import {
   lineWidth,
   nativeCodes,
   type Rule,
+  trapLedgerProblems,
   typescriptCodes,
 } from './rules.js';
 
@@ -102,6 +103,19 @@ test('lists of codes', () => {
   expect(
     documentedErrors('| `USAGE` | 400 | 2 | text |\n| `CANNOT_CONNECT` | - | 3 | text |'),
   ).toEqual(['USAGE 400 2', 'CANNOT_CONNECT - 3']);
+});
+
+test('ledger of traps', () => {
+  const read = (path: string) =>
+    path === 'a.cc' ? '// one rule\n  // in two lines\nTEST("x")' : undefined;
+  const row = (trap: string, places: string) => `| ${trap} | what | rule | ${places} |\n`;
+  const good = row('T1', '`a.cc` "one rule in two lines", "TEST("') + row('T2', '`a.cc`');
+  expect(trapLedgerProblems(good, 2, read)).toEqual([]);
+  expect(trapLedgerProblems(good, 3, read)).toEqual(['T3: 0 rows']);
+  expect(trapLedgerProblems(row('T1', '`a.cc` "gone"'), 1, read)).toEqual([
+    'T1: a.cc has no "gone"',
+  ]);
+  expect(trapLedgerProblems(row('T1', '`b.cc`'), 1, read)).toEqual(['T1: there is no b.cc']);
 });
 
 test('links of Markdown', () => {

@@ -234,3 +234,34 @@ export function deadLinks(file: SourceFile, exists: (path: string) => boolean): 
     .filter((path) => !exists(path))
     .map((path) => `${file.path}: there is no ${path}`);
 }
+
+/**
+ * What is wrong with docs/traps.md: a trap without its row, a place that is not there. A place is
+ * a file in backticks, and each quoted text behind it stands in that file.
+ */
+export function trapLedgerProblems(
+  ledger: string,
+  traps: number,
+  read: (path: string) => string | undefined,
+): string[] {
+  const rows = ledger.split('\n').filter((line) => /^\| T\d+ \|/.test(line));
+  const problems: string[] = [];
+  for (let trap = 1; trap <= traps; trap += 1) {
+    const own = rows.filter((row) => row.startsWith(`| T${trap} |`));
+    if (own.length !== 1) problems.push(`T${trap}: ${own.length} rows`);
+  }
+  for (const row of rows) {
+    const name = row.split(' ')[1]!;
+    if (row.split(' | ').length !== 4) problems.push(`${name}: not four columns`);
+    for (const [, path, texts] of row.matchAll(/`([\w./-]+)`((?:,? "[^"]+")*)/g)) {
+      const file = read(path!);
+      if (file === undefined) problems.push(`${name}: there is no ${path}`);
+      // Comments and test names are broken into lines by clang-format.
+      const flat = file?.replace(/\s*(\n\s*(\/\/)?|"\s*\n\s*")\s*/g, ' ');
+      for (const [, text] of texts!.matchAll(/"([^"]+)"/g)) {
+        if (flat?.includes(text!) === false) problems.push(`${name}: ${path} has no "${text}"`);
+      }
+    }
+  }
+  return problems;
+}

@@ -15,6 +15,7 @@ import {
   lineWidth,
   nativeCodes,
   type SourceFile,
+  trapLedgerProblems,
   typescriptCodes,
 } from './rules.js';
 
@@ -46,6 +47,11 @@ describe('this repository', () => {
     ['no work is left undone', bannedWords],
   ])('%s', (_, rule) => {
     expect(rule(files)).toEqual([]);
+  });
+
+  test('docs/traps.md has every trap of the design, and its places exist', () => {
+    const read = (path: string) => (existsSync(join(ROOT, path)) ? text(path) : undefined);
+    expect(trapLedgerProblems(text('docs/traps.md'), 29, read)).toEqual([]);
   });
 
   test('C++ and TypeScript know the same native error codes', () => {

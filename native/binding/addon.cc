@@ -7,6 +7,7 @@
 #include <napi.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -56,12 +57,22 @@ Work::Body OnStore(PoolHandle handle, Call call) {
 
 // Pool ------------------------------------------------------------------------
 
+// FLASHLUN_TEST_JOURNAL_BLOCKS makes the journal of a new pool so small that checkpoints go on all
+// the time (test/integration/kill-loop.test.ts). Not for users: docs say nothing of it.
+void UseTestJournal(StoreOptions* options) {
+  const char* blocks = std::getenv("FLASHLUN_TEST_JOURNAL_BLOCKS");
+  if (blocks == nullptr) return;
+  options->journal_blocks = std::strtoull(blocks, nullptr, 10);
+  options->kill_ring_bytes = options->journal_blocks * 1024;
+}
+
 // open(dir, capacityBytes or 0) -> Promise<handle>
 Napi::Value Open(const Napi::CallbackInfo& info) {
   StoreOptions options;
   options.dir = StringArgument(info, 0, "dir");
   const uint64_t capacity_bytes = IntegerArgument(info, 1, "capacityBytes", kMaxCount);
   if (capacity_bytes != 0) options.capacity_bytes = capacity_bytes;
+  UseTestJournal(&options);
   auto handle = std::make_shared<PoolHandle>(0);
   return Work::Start(
       info.Env(),

@@ -178,7 +178,7 @@ void OpenUseReopen(MemoryIo& io) {
 }  // namespace
 
 // A refused open may leave nodes of the tree that it had begun to load: its process ends.
-extern "C" const char* __asan_default_options();
+extern "C" __attribute__((visibility("default"))) const char* __asan_default_options();
 extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -13,6 +13,7 @@ import { parseArgs } from 'node:util';
 
 import { runLoad } from './loadgen.mjs';
 import { startFlashlun, startNbdkit } from './servers.mjs';
+import { benchStore } from './store.mjs';
 
 /** Memory-backed, so that the page cache and not a disk is measured. */
 const MEMORY_DIR = '/dev/shm';
@@ -146,5 +147,7 @@ const options = {
   dir: values.dir,
 };
 printMachine();
-if (values.only !== 'establish') await benchPeers(options);
-if (values.only !== 'peers') benchEstablish(options);
+const wanted = (part) => values.only === undefined || values.only === part;
+if (wanted('peers')) await benchPeers(options);
+if (wanted('store')) await benchStore(options);
+if (wanted('establish')) benchEstablish(options);

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -35,7 +36,10 @@ struct Options {
   uint32_t depth = 32;
   uint32_t connections = 1;
   double seconds = 3;
-  uint64_t range_bytes = 0;  // 0: the whole export
+  uint64_t range_bytes = 0;   // 0: the whole export
+  uint64_t stride_bytes = 0;  // distance of the blocks that may be chosen; 0: one block
+  bool once = false;          // every place once, in random order, then end
+  bool flush = false;         // every other request is a flush
 };
 
 constexpr uint32_t kMaxBlockBytes = 32u << 20;
@@ -49,6 +53,7 @@ constexpr double kMaxSeconds = 600;
       "flashlun_loadgen: %s\n"
       "usage: flashlun_loadgen ADDRESS EXPORT [--write] [--sequential] [--fill] [--block BYTES]\n"
       "       [--depth N] [--connections N] [--seconds S] [--range BYTES]\n"
+      "       [--stride BYTES] [--once] [--flush]\n"
       "ADDRESS is unix:PATH or IPV4:PORT\n",
       problem.c_str());
   std::exit(2);
@@ -95,8 +100,11 @@ class Worker {
         random_(0x9e3779b97f4a7c15ull * (index + 1)) {
     const uint64_t size = client_.size_bytes();
     const uint64_t range = options.range_bytes == 0 ? size : std::min(options.range_bytes, size);
-    blocks_ = range / options.block_bytes;
+    blocks_ = range / Stride();
     if (blocks_ == 0) throw std::runtime_error("the export is smaller than one block");
+    // A step without a common divisor visits every place once, far from the one before.
+    step_ = blocks_ * 5 / 8 | 1;
+    while (std::gcd(step_, blocks_) != 1) step_ += 2;
     // A sequential stream each, in its part of the range.
     next_block_ = options.sequential || options.fill ? blocks_ / options.connections * index : 0;
     const size_t request = kRequestBytes + (options.write ? options.block_bytes : 0);
@@ -116,7 +124,7 @@ class Worker {
       filled += client_.ReceiveSome(receive_.data() + filled, receive_.size() - filled);
       const auto now = Clock::now();
       filled = TakeReplies(filled, now);
-      if (now < deadline || options_.fill) Submit(now);
+      if (now < deadline || WholeRange()) Submit(now);
     }
     uint8_t request[kRequestBytes];
     PutRequest(request, kDisconnect, 0, 0, 0);
@@ -136,7 +144,13 @@ class Worker {
     StoreBe32(to + 24, length);
   }
 
+  uint64_t Stride() const {
+    return options_.stride_bytes == 0 ? options_.block_bytes : options_.stride_bytes;
+  }
+  bool WholeRange() const { return options_.fill || options_.once; }
+
   uint64_t NextBlock() {
+    if (options_.once) return next_block_++ * step_ % blocks_;
     if (options_.sequential || options_.fill) return next_block_++ % blocks_;
     random_ ^= random_ << 13;
     random_ ^= random_ >> 7;
@@ -148,12 +162,18 @@ class Worker {
   void Submit(Clock::time_point now) {
     size_t bytes = 0;
     while (!free_.empty()) {
-      if (options_.fill && next_block_ >= blocks_) break;
+      if (WholeRange() && next_block_ >= blocks_) break;
       const uint32_t place = free_.back();
       free_.pop_back();
       started_[place] = now;
-      PutRequest(&send_[bytes], options_.write ? kWrite : kRead, place,
-                 NextBlock() * options_.block_bytes, options_.block_bytes);
+      flushing_ = options_.flush && !flushing_;
+      if (options_.flush && !flushing_) {
+        PutRequest(&send_[bytes], kFlush, place, 0, 0);
+        bytes += kRequestBytes;
+        continue;
+      }
+      PutRequest(&send_[bytes], options_.write ? kWrite : kRead, place, NextBlock() * Stride(),
+                 options_.block_bytes);
       bytes += kRequestBytes + (options_.write ? options_.block_bytes : 0);
     }
     if (bytes > 0) client_.SendAll(send_.data(), bytes);
@@ -194,6 +214,8 @@ class Worker {
   Histogram histogram_;
   uint64_t blocks_ = 0;
   uint64_t next_block_ = 0;
+  uint64_t step_ = 1;
+  bool flushing_ = false;
   uint64_t random_;
 };
 
@@ -218,8 +240,10 @@ Options Parse(int argc, char** argv) {
       options.fill = options.fill || name == "--fill";
       continue;
     }
-    if (name == "--sequential") {
-      options.sequential = true;
+    if (name == "--sequential" || name == "--once" || name == "--flush") {
+      options.sequential = options.sequential || name == "--sequential";
+      options.once = options.once || name == "--once";
+      options.flush = options.flush || name == "--flush";
       continue;
     }
     if (i + 1 == argc) Usage(name + ": unknown, or its value is missing");
@@ -235,11 +259,14 @@ Options Parse(int argc, char** argv) {
       options.seconds = Number(value, 0.01, kMaxSeconds, "--seconds");
     } else if (name == "--range") {
       options.range_bytes = static_cast<uint64_t>(Number(value, 1, 1e18, "--range"));
+    } else if (name == "--stride") {
+      options.stride_bytes = static_cast<uint64_t>(Number(value, 1, 1e18, "--stride"));
     } else {
       Usage("unknown option " + name);
     }
   }
-  if (options.fill) options.connections = 1;
+  if (options.fill || options.once) options.connections = 1;
+  if (options.flush && !options.write) Usage("--flush goes with --write");
   return options;
 }
 

@@ -7,6 +7,7 @@
 #include <napi.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -64,6 +65,15 @@ IoBackend BackendArgument(const Napi::CallbackInfo& info, size_t index) {
 
 // Pool ------------------------------------------------------------------------
 
+// FLASHLUN_TEST_JOURNAL_BLOCKS makes the journal of a new pool so small that checkpoints go on all
+// the time (test/integration/kill-loop.test.ts). Not for users: docs say nothing of it.
+void UseTestJournal(StoreOptions* options) {
+  const char* blocks = std::getenv("FLASHLUN_TEST_JOURNAL_BLOCKS");
+  if (blocks == nullptr) return;
+  options->journal_blocks = std::strtoull(blocks, nullptr, 10);
+  options->kill_ring_bytes = options->journal_blocks * 1024;
+}
+
 // open(dir, capacityBytes or 0, direct, "auto" | "threads" | "uring") -> Promise<handle>
 Napi::Value Open(const Napi::CallbackInfo& info) {
   StoreOptions options;
@@ -72,6 +82,7 @@ Napi::Value Open(const Napi::CallbackInfo& info) {
   if (capacity_bytes != 0) options.capacity_bytes = capacity_bytes;
   options.direct = BooleanArgument(info, 2, "direct");
   options.io_backend = BackendArgument(info, 3);
+  UseTestJournal(&options);
   auto handle = std::make_shared<PoolHandle>(0);
   return Work::Start(
       info.Env(),

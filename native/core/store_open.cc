@@ -303,6 +303,9 @@ Status StoreImpl::ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length
       const auto it = volumes_.find(header.volume);
       if (it == volumes_.end())
         return Contradiction(options_.dir, "the deletion of an unknown volume");
+      for (const auto& [id, relation] : relations_)
+        if (relation.source_id == header.volume || relation.target_id == header.volume)
+          return Contradiction(options_.dir, "the deletion of a volume in a relationship");
       map_->DropTree(*it->second, lsn);
       volumes_.erase(it);
       return Status::Ok();

@@ -27,6 +27,7 @@ export const COMMAND = {
   writeZeroes: 6,
 } as const;
 export const FLAG_FUA = 1;
+export const FLAG_NO_HOLE = 2;
 
 /** The connection ended before the reply came: the request may or may not have happened. */
 export class ConnectionLost extends Error {}

@@ -21,7 +21,8 @@ import {
 
 const FOLDERS = ['src', 'native', 'bin', 'scripts', 'bench', 'test', '.ci'];
 const SOURCE = /(\.(ts|mjs|js|cc|h|txt|sh)|\/[\w-]+)$/;
-const SKIPPED = /^(build.*|node_modules|results)$/;
+/** The corpus of the fuzz targets is bytes, not source. */
+const SKIPPED = /^(build.*|node_modules|results|corpus)$/;
 
 function sources(folder: string): SourceFile[] {
   return readdirSync(join(ROOT, folder), { withFileTypes: true }).flatMap((entry) => {

@@ -1,11 +1,13 @@
 /**
- * SIGKILL of the server under load, and restart: no acknowledged write is lost, and every T0 image
- * is exact.
+ * SIGKILL of the server under load, and restart, round after round on one data directory: no
+ * acknowledged write is lost, and every T0 image is exact.
  *
  * Each round writes to a source and its two targets (one copied in the background, one nocopy) from
- * several connections, establishes both copies while the writes go on, and kills the server after a
- * random number of acknowledgements: before, during or after an establish, mostly in the middle of
- * the background copy.
+ * several connections, in sizes from 4 to 128 KiB, with zeroes, trims, flushes and FUA; establishes
+ * both copies and withdraws one while the writes go on; and kills the server after a random number
+ * of acknowledgements: before, during or after an establish, mostly in the middle of the background
+ * copy. The journal is so small that checkpoints go on all the time. FLASHLUN_KILL_ROUNDS asks for
+ * more rounds (npm run test:soak).
  */
 import { expect, test } from 'vitest';
 import {
@@ -17,23 +19,35 @@ import {
   VolumeModel,
 } from '../helpers/block-model.js';
 import { type Scope, scoped } from '../helpers/cleanup.js';
-import { COMMAND, ConnectionLost, FLAG_FUA, NbdClient } from '../helpers/nbd-client.js';
+import {
+  COMMAND,
+  ConnectionLost,
+  FLAG_FUA,
+  FLAG_NO_HOLE,
+  NbdClient,
+} from '../helpers/nbd-client.js';
 import { Random, testSeed } from '../helpers/random.js';
 import { type Server, startServer } from '../helpers/server.js';
 import { until } from '../helpers/wait.js';
 
-const ROUNDS = 5;
-/** 24 MiB: 384 tracks, which the background copy at the rate below needs about 4 seconds for. */
+const ROUNDS = Number(process.env['FLASHLUN_KILL_ROUNDS'] ?? 10);
+/** 24 MiB: 384 tracks, which the background copy at the rate below needs about 3 seconds for. */
 const BLOCKS = 6144;
-const COPY_RATE = ['--copy-rate', '6'];
+const SERVER = {
+  args: ['--copy-rate', '8'],
+  /** 256 KiB: a checkpoint every few dozen commits. */
+  env: { FLASHLUN_TEST_JOURNAL_BLOCKS: '64' },
+} as const;
 /**
  * Requests in flight on each connection; each has blocks of its own, so that the order of writes is
  * known.
  */
 const QUEUE_DEPTH = 8;
-const MAX_BLOCKS_PER_WRITE = 4;
+const SIZES = [1, 1, 1, 2, 3, 4, 8, 16, 17, 32];
 const READ_BLOCKS = 64;
 const ROUND_DEADLINE_MS = 30_000;
+/** Of a round with its restart and its verification, several times what it takes. */
+const ROUND_LIMIT_MS = 40_000;
 
 const COPIED = '1203:1303';
 const NOCOPY = '1203:1304';
@@ -63,13 +77,15 @@ async function lane(
   const { random, load } = range;
   for (;;) {
     const block = random.between(range.from, range.to);
-    const count = Math.min(random.between(1, MAX_BLOCKS_PER_WRITE + 1), range.to - block);
-    const zero = random.between(0, 20) === 0;
+    const count = Math.min(SIZES[random.between(0, SIZES.length)]!, range.to - block);
+    const kind = random.between(0, 40);
     const blocks = Array.from({ length: count }, (_, i) => block + i);
-    const writes = blocks.map((at) => ({ at, seq: model.issue(at, zero) }));
+    const writes = blocks.map((at) => ({ at, seq: model.issue(at, kind < 3) }));
     const offset = block * BLOCK_BYTES;
-    if (zero) {
-      await client.request({ command: COMMAND.writeZeroes, offset, length: count * BLOCK_BYTES });
+    if (kind < 3) {
+      const command = kind === 0 ? COMMAND.trim : COMMAND.writeZeroes;
+      const flags = kind === 1 ? FLAG_NO_HOLE : 0;
+      await client.request({ command, offset, length: count * BLOCK_BYTES, flags });
     } else {
       const data = Buffer.concat(writes.map(({ at, seq }) => blockContent(at, seq)));
       await client.write(offset, data, random.between(0, 50) === 0 ? FLAG_FUA : 0);
@@ -177,6 +193,20 @@ async function endRelationships(server: Server, models: Models): Promise<string>
     : `resumed with ${resumed.outOfSyncTracks} tracks`;
 }
 
+/** Ends the nocopy relationship while everything goes on: its target keeps what it shows. */
+async function withdrawUnderLoad(server: Server): Promise<void> {
+  try {
+    await server.api.withdraw(NOCOPY);
+  } catch (error) {
+    if (server.running) throw error;
+  }
+}
+
+async function checkpointsOf(server: Server): Promise<number> {
+  const text = await (await fetch(`${server.addresses.http}/metrics`)).text();
+  return Number(/^flashlun_pool_checkpoints_total (\d+)/m.exec(text)![1]);
+}
+
 /** Writes, establishes and kills; returns what was reached. */
 async function loadAndKill(server: Server, models: Models, random: Random): Promise<string> {
   const load: Load = { acknowledged: 0 };
@@ -206,6 +236,7 @@ async function loadAndKill(server: Server, models: Models, random: Random): Prom
     step = `after the establish of ${pair.id}`;
     lanes.push(...(await writeUnlessKilled(server, target, { connections: 1, random, load })));
   }
+  if (server.running && random.between(0, 2) === 0) await withdrawUnderLoad(server);
   await Promise.all([...kills, ...lanes]);
   return `killed after ${load.acknowledged} blocks, ${step}`;
 }
@@ -221,24 +252,30 @@ async function crashRounds(
     copied: new VolumeModel('1303', BLOCKS, history),
     nocopy: new VolumeModel('1304', BLOCKS, history),
   };
-  let server = await startServer(scope, { args: COPY_RATE });
+  let server = await startServer(scope, SERVER);
   const { data } = server;
+  let checkpoints = 0;
   for (let round = 1; round <= ROUNDS; round++) {
     const killed = await loadAndKill(server, models, random);
-    server = await startServer(scope, { data, args: COPY_RATE });
+    server = await startServer(scope, { data, ...SERVER });
     await verify(server, models);
     const resumed = await endRelationships(server, models);
+    checkpoints += await checkpointsOf(server);
     report(`round ${round}: ${killed}; ${resumed}`);
   }
   await server.stop();
   server = await startServer(scope, { data });
   await verify(server, models);
   expect(await server.api.flashcopies()).toEqual([]);
+  // Or the journal was not small, and less was tested than this file says.
+  expect(checkpoints).toBeGreaterThan(0);
 }
 
-test('SIGKILL under load loses no acknowledged write and changes no T0 image', async () => {
+test('SIGKILL under load loses no acknowledged write and changes no T0 image', {
+  timeout: ROUNDS * ROUND_LIMIT_MS,
+}, async () => {
   const seed = testSeed();
-  console.log(`crash test seed ${seed} (FLASHLUN_TEST_SEED=${seed} repeats it)`);
+  console.log(`kill loop: ${ROUNDS} rounds, FLASHLUN_TEST_SEED=${seed} repeats them`);
   await scoped((scope) => crashRounds(scope, new Random(seed), (line) => console.log(line)));
 });
 

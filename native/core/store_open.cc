@@ -142,6 +142,7 @@ Status StoreImpl::CreatePool() {
 Status StoreImpl::OpenFiles() {
   const auto open = [this](const char* name, std::unique_ptr<File>* file) {
     Result<std::unique_ptr<File>> result = io_.OpenFile(PathOf(name), {});
+    if (!result.ok() && io_.Exists(PathOf(name))) return result.TakeStatus();  // not missing
     if (!result.ok())
       return Status(Code::kCorrupt, result.status().message() +
                                         "; the pool is incomplete: restore it from a backup");
@@ -166,6 +167,9 @@ Status StoreImpl::Recover() {
   if (!superblock.ok()) return superblock.TakeStatus();
   superblock_ = superblock.value();
   pool_uuid_ = superblock_.pool_uuid;
+  // The last session may have ended because a data flush failed (T12). The cache would then show
+  // what the disk never got, and the next flush would answer OK over it.
+  if (!superblock_.clean) data_->DropCache();
   Result<std::unique_ptr<SharedMemory>> memory =
       io_.MapShared(PathOf("ring"), KillRing::kHeaderBytes + superblock_.kill_ring_bytes);
   if (!memory.ok()) return memory.TakeStatus();

@@ -63,6 +63,11 @@ struct Location {
     versions.push_back(both);
     live_floor = versions.size() - 1;
   }
+  // The write was refused and has changed nothing.
+  void Refuse() {
+    busy = false;
+    versions.erase(versions.begin() + static_cast<std::ptrdiff_t>(in_flight));
+  }
   // Values a copy of this location taken now may have.
   Version Candidates() const {
     Version now = versions[live_floor];

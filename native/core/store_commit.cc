@@ -298,9 +298,12 @@ Status StoreImpl::SyncData() {
   while (syncing_) sync_done_.Wait(lock);
   syncing_ = true;
   lock.unlock();
-  Status status = is_poisoned_.load() ? PoisonedStatus() : data_->Fdatasync();
-  if (!status.ok() && !is_poisoned_.load()) {
-    // The records in the kill ring may point at data that the kernel has just lost.
+  Status status;
+  if (is_poisoned_.load()) {
+    status = PoisonedStatus();
+  } else if (status = data_->Fdatasync(); !status.ok()) {
+    // The records in the kill ring may point at data that the kernel has just lost, also when
+    // something else stopped the pool meanwhile.
     auto state = state_.Acquire();
     ring_->Invalidate();
     state.unlock();

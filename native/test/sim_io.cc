@@ -58,9 +58,10 @@ class SimFile final : public File {
     const uint64_t number = ++io_.numbers_;
     const auto* in = static_cast<const uint8_t*>(buf);
     // Of a failed write any beginning may have arrived, nothing of one for which there is no space.
-    if (!status.ok())
-      len =
-          status.code() == Code::kIo ? io_.rng_() % (BlocksOf(len) + 1) * kSimBlock % (len + 1) : 0;
+    if (!status.ok()) {
+      const bool some = status.code() == Code::kIo;
+      len = some ? std::min(len, io_.rng_() % (BlocksOf(len) + 1) * kSimBlock) : 0;
+    }
     for (bool first = true; len != 0; first = false) {
       // In the middle of a write too; rarely after its last block, for a write that is done but not
       // yet answered.

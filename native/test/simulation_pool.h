@@ -20,6 +20,10 @@ inline constexpr Value kForeign = 0xbadbadbadbadbad;
 void FillBlock(uint8_t* block, Value value);
 // The value of a block: the word it repeats, or a hash with the top bit set.
 Value ValueOf(const uint8_t* block);
+// True when Patched made it.
+bool Known(Value value);
+// The contents that Patched (oracle.h) remembers; between two runs nobody needs them.
+void ForgetContents();
 
 // A quiet machine with a durable, closed pool whose free tracks hold kForeign.
 std::unique_ptr<SimIo> MakePool(const StoreOptions& options, SimIo::Rng& rng, Fibers* fibers);

@@ -1,9 +1,11 @@
 // Runs the simulation.
 //
-//   simulation_test --states 100000 [--seed FIRST]     until so many crash states were looked at;
-//   exit 1 on a violation simulation_test --replay SEED                      one run
-//   simulation_test --mutations [--seeds 4000]         switches each rule off in turn; exit 1 when
-//   one is not noticed
+//   simulation_test --states 100000 [--seed FIRST]   until so many crash states were looked at
+//   simulation_test --seconds 600 [--seed FIRST]     for so long
+//   simulation_test --replay SEED                    one run
+//   simulation_test --mutations [--seeds 4000]       switches each rule off in turn
+//
+// Exit 1 on a violation, whose seed is printed, or when a mutation is not noticed.
 #include "test/simulation.h"
 
 #include <malloc.h>
@@ -34,26 +36,35 @@ bool HasFlag(int argc, char** argv, const char* name) {
   return false;
 }
 
-int RunStates(uint64_t first_seed, uint64_t wanted) {
+// Until so many crash states were looked at, or for so long.
+int RunStates(uint64_t first_seed, uint64_t wanted, double seconds) {
   const auto begin = std::chrono::steady_clock::now();
   uint64_t states = 0;
   uint64_t runs = 0;
+  flashlun::DidCounts did{};
   std::printf("simulation: first seed %llu\n", static_cast<unsigned long long>(first_seed));
-  while (states < wanted) {
+  const auto elapsed = [begin] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  };
+  while (states < wanted && elapsed() < seconds) {
     const uint64_t seed = first_seed + runs++;
     Simulation simulation(seed);
     const std::string problem = simulation.Run();
     states += simulation.crash_states();
+    for (size_t i = 0; i < did.size(); ++i) did[i] += simulation.did()[i];
     if (problem.empty()) continue;
     std::printf("simulation: seed %llu: %s\nrepeat it: simulation_test --replay %llu\n",
                 static_cast<unsigned long long>(seed), problem.c_str(),
                 static_cast<unsigned long long>(seed));
     return 1;
   }
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   std::printf("simulation: %llu runs, %llu crash states, 0 violations, %.1f s\n",
               static_cast<unsigned long long>(runs), static_cast<unsigned long long>(states),
-              seconds.count());
+              elapsed());
+  for (size_t i = 0; i < did.size(); ++i)
+    std::printf("%s%llu %s", i == 0 ? "simulation: did " : ", ",
+                static_cast<unsigned long long>(did[i]), NameOf(static_cast<flashlun::Did>(i)));
+  std::printf("\n");
   return 0;
 }
 
@@ -106,5 +117,7 @@ int main(int argc, char** argv) {
   }
   if (HasFlag(argc, argv, "--mutations"))
     return RunMutations(seed, OptionOr(argc, argv, "--seeds", 4000));
-  return RunStates(seed, OptionOr(argc, argv, "--states", 10000));
+  if (const uint64_t seconds = OptionOr(argc, argv, "--seconds", 0); seconds != 0)
+    return RunStates(seed, UINT64_MAX, static_cast<double>(seconds));
+  return RunStates(seed, OptionOr(argc, argv, "--states", 10000), 1e9);
 }

@@ -100,8 +100,11 @@ Map::Found Map::Find(const VolumeState& volume, uint64_t track) const {
   // An owner more between these loads is an establish, which waits for us before its target is
   // readable; an owner less needs a grace period, which waits for us too. So the three need not be
   // read at one instant.
-  found.exclusive = found.entry.mapped() && index->owners.load(std::memory_order_acquire) == 1 &&
-                    leaf->owners.load(std::memory_order_acquire) == 1 &&
+  found.exclusive = found.entry.mapped() &&
+                    (index->owners.load(std::memory_order_acquire) == 1 ||
+                     Mutated(Mutation::kIndexSharedIgnored)) &&
+                    (leaf->owners.load(std::memory_order_acquire) == 1 ||
+                     Mutated(Mutation::kLeafSharedIgnored)) &&
                     allocator_.Count(found.entry.own) == 1;
   return found;
 }
@@ -114,7 +117,7 @@ IndexNode* Map::IndexForEdit(VolumeState& volume, uint64_t index_slot, uint64_t 
   if (index != nullptr) {
     for (uint32_t i = 0; i < kIndexLeaves; ++i) {
       Leaf* leaf = index->leaves[i].load(std::memory_order_relaxed);
-      if (leaf != nullptr) leaf->owners.fetch_add(1);
+      if (leaf != nullptr && !Mutated(Mutation::kLeafOwnersLost)) leaf->owners.fetch_add(1);
       own->leaves[i].store(leaf, std::memory_order_relaxed);
     }
   }
@@ -141,7 +144,7 @@ Leaf* Map::LeafForEdit(VolumeState& volume, uint64_t track, uint64_t lsn) {
     Emit(LeafDrop(leaf, lsn));
     return own;
   }
-  WillChange(leaf);
+  if (!Mutated(Mutation::kNoBeforeImage)) WillChange(leaf);
   MarkInherited(volume, leaf_slot, leaf);
   return leaf;
 }

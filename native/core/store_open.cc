@@ -169,7 +169,7 @@ Status StoreImpl::Recover() {
   pool_uuid_ = superblock_.pool_uuid;
   // The last session may have ended because a data flush failed (T12). The cache would then show
   // what the disk never got, and the next flush would answer OK over it.
-  if (!superblock_.clean) data_->DropCache();
+  if (!superblock_.clean && !Mutated(Mutation::kKeepCacheAfterLoss)) data_->DropCache();
   Result<std::unique_ptr<SharedMemory>> memory =
       io_.MapShared(PathOf("ring"), KillRing::kHeaderBytes + superblock_.kill_ring_bytes);
   if (!memory.ok()) return memory.TakeStatus();
@@ -374,7 +374,7 @@ Status StoreImpl::BeginSession() {
 // What came from the kill ring becomes durable. OpenFiles flushed the tracks, so its data is (T3).
 Status StoreImpl::CommitRecovered() {
   if (pending_.empty()) return Status::Ok();
-  if (!JournalHasRoom(Journal::BlocksFor(pending_))) {
+  if (!JournalHasRoom(Journal::BlocksFor(pending_)) && !Mutated(Mutation::kRecoverOverJournal)) {
     // The group would go over blocks that the current or the previous checkpoint still needs, and a
     // second death would find neither. Two checkpoints of this state need no journal at all.
     pending_.Clear();

@@ -15,13 +15,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
-#include <utility>
 
-#include "core/mutation.h"
+#include "test/mutations.h"
 
 namespace {
 
-using flashlun::Mutation;
 using flashlun::Simulation;
 
 uint64_t OptionOr(int argc, char** argv, const char* name, uint64_t otherwise) {
@@ -68,40 +66,6 @@ int RunStates(uint64_t first_seed, uint64_t wanted, double seconds) {
   return 0;
 }
 
-int RunMutations(uint64_t first_seed, uint64_t most_seeds) {
-  using enum Mutation;
-  constexpr std::pair<Mutation, const char*> kMutations[] = {
-      {kNoDataFlush, "journal durable before the data (T3)"},
-      {kLateCut, "cut taken after the data flush (T4)"},
-      {kEarlyReuse, "dropped track reusable at once (T5)"},
-      {kEarlyExclusive, "dropped reference not counted (T1)"},
-      {kEarlyPublish, "published before the data write completed"},
-      {kNoDrain, "target readable before the drain (T22)"},
-      {kNoMask, "no sub-block mask (T6)"},
-      {kBaseNotCounted, "base not counted (T20)"},
-      {kTornGate, "group flipped pair by pair (T23)"},
-      {kCopyWithoutQuiesce, "copy without quiescing in-place writes (T2)"},
-      {kNoGrace, "drop applied while older readers run"},
-      {kLateKillRing, "map change not in the kill ring"},
-      {kCheckpointNoFlush, "checkpoint names data that was not flushed"},
-      {kZeroFallsThrough, "zeroed sub-block reads from the base (T21)"},
-  };
-  int missed = 0;
-  for (const auto& [mutation, name] : kMutations) {
-    flashlun::g_mutation = mutation;
-    uint64_t used = 0;
-    std::string problem;
-    while (problem.empty() && used < most_seeds) problem = Simulation(first_seed + used++).Run();
-    if (problem.empty()) ++missed;
-    std::printf("mutation: %-52s %s after %llu seeds: %.100s\n", name,
-                problem.empty() ? "NOT NOTICED" : "noticed", static_cast<unsigned long long>(used),
-                problem.c_str());
-    std::fflush(stdout);
-  }
-  flashlun::g_mutation = kNone;
-  return missed == 0 ? 0 : 1;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -116,7 +80,7 @@ int main(int argc, char** argv) {
     return problem.empty() ? 0 : 1;
   }
   if (HasFlag(argc, argv, "--mutations"))
-    return RunMutations(seed, OptionOr(argc, argv, "--seeds", 4000));
+    return flashlun::RunMutations(seed, OptionOr(argc, argv, "--seeds", 4000)) == 0 ? 0 : 1;
   if (const uint64_t seconds = OptionOr(argc, argv, "--seconds", 0); seconds != 0)
     return RunStates(seed, UINT64_MAX, static_cast<double>(seconds));
   return RunStates(seed, OptionOr(argc, argv, "--states", 10000), 1e9);

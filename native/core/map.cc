@@ -144,7 +144,7 @@ Leaf* Map::LeafForEdit(VolumeState& volume, uint64_t track, uint64_t lsn) {
     Emit(LeafDrop(leaf, lsn));
     return own;
   }
-  if (!Mutated(Mutation::kNoBeforeImage)) WillChange(leaf);
+  WillChange(leaf);
   MarkInherited(volume, leaf_slot, leaf);
   return leaf;
 }

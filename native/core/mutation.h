@@ -26,7 +26,7 @@ enum class Mutation {
   kLeafSharedIgnored,   // a leaf with two owners does not keep writes out of its tracks
   kIndexSharedIgnored,  // nor does an index node
   kLeafOwnersLost,      // the copy of an index node does not count as an owner of its leaves
-  kNoBeforeImage,       // T9: a leaf that changes during a checkpoint does not give its image first
+  kCheckpointInexact,   // T9: a checkpoint's trees are of another moment than its LSN
   kJournalOverrun,      // T11: the journal takes back what the previous checkpoint still needs
   kRecoverOverJournal,  // T11, at the end of a recovery
   kCopyWithoutLock,     // T24: the background copy publishes whatever happened meanwhile

@@ -398,6 +398,11 @@ Status StoreImpl::CheckpointOnce(bool clean) {
     std::vector<RelationState> relations;
     for (const auto& [id, relation] : relations_) relations.push_back(relation);
     capture.Begin(*map_, VolumePointers(), relations, last_lsn_, next_relation_);
+    if (Mutated(Mutation::kCheckpointInexact)) {
+      lock.unlock();
+      for (unsigned pause = 0; pause < 8; ++pause) PollPause(0);
+      lock.lock();
+    }
     ref.lsn = last_lsn_;
     // A group that is being written right now begins at position_: replaying it again from here is
     // harmless, because records up to `lsn` are skipped.

@@ -42,7 +42,7 @@ constexpr Rule kRules[] = {
     {kLeafSharedIgnored, Watch::kSimulation, "shared leaf taken for exclusive"},
     {kIndexSharedIgnored, Watch::kSimulation, "shared index node taken for exclusive"},
     {kLeafOwnersLost, Watch::kSimulation, "owners of a leaf not counted"},
-    {kNoBeforeImage, Watch::kSimulation, "checkpoint without before-images (T9)"},
+    {kCheckpointInexact, Watch::kSimulation, "checkpoint not of one LSN (T9)"},
     {kJournalOverrun, Watch::kSimulation, "journal over the previous checkpoint's blocks (T11)"},
     {kRecoverOverJournal, Watch::kSimulation, "recovery over a full journal (T11)"},
     {kCopyWithoutLock, Watch::kSimulation, "background copy publishes without comparing (T24)"},

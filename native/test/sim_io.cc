@@ -261,7 +261,7 @@ void SimIo::CutFile(const FileState& from, const PowerCut& cut, Rng& rng, FileSt
   for (const Pending& write : from.pending) {
     if (Keeps(cut, write.number, rng))
       to->durable.Set(write.block, write.content);
-    else if (cut.damage && !from.torn_at_4k && rng() % 8 == 0)
+    else if (cut.damage && !from.torn_at_4k && rng() % 2 == 0)
       to->durable.Set(write.block, Damaged(to->durable.Get(write.block), write.content, rng));
   }
   to->cache = to->durable;

@@ -247,11 +247,23 @@ std::string Simulation::CheckCrash() {
     DamageCheckpoint(*after);
     how += ", checkpoint damaged";
   }
-  const std::string problem = VerifyAfterCrash(*after, lost_power, false);
+  std::string problem = VerifyAfterCrash(*after, lost_power, false);
+  if (problem.empty() && rng_() % 4 == 0) {
+    // A second death right after the recovery, and then the checkpoint is damaged too, or not.
+    const bool again = rng_() % 2 == 0;
+    after = after->Crash(again ? CrashKind::kPowerLoss : CrashKind::kKill, rng_, nullptr);
+    how += again ? ", then power loss" : ", then kill";
+    if (rng_() % 2 == 0) {
+      DamageCheckpoint(*after);
+      how += ", checkpoint damaged";
+    }
+    ++crash_states_;
+    problem = VerifyAfterCrash(*after, lost_power || again, false);
+  }
   // A checkpoint that the commit waited for (journal room) may be ahead of the journal. A death
   // right then makes it the only one; it cannot be damaged as well, and the open says so.
   if (problem.find("a gap between journal records") != std::string::npos &&
-      how.ends_with("damaged"))
+      how.find("damaged") != std::string::npos)
     return {};
   return problem.empty() ? "" : how + ": " + problem;
 }

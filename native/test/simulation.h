@@ -94,6 +94,8 @@ class Simulation {
   void DoWrite(OpSlot& slot);
   void DoZero(OpSlot& slot);
   void DoRead(OpSlot& slot);
+  void ReadSpan(OpSlot& slot, const Span& span);
+  void WatchFiber(const Span& span);
   bool PickPart(Part* part);
   void DoWritePart(OpSlot& slot);
   void DoWriteHalves(OpSlot& slot);

@@ -121,9 +121,15 @@ void Simulation::OnFlip(const PairSpec& pair) {
   SimVolume& target = volumes_[pair.target_id & 7];
   // The engine's size: an unanswered resize may be in.
   const uint64_t tracks = Handle(source).size_bytes() / kTrackBytes;
-  for (size_t track = 0; track < source.used.size(); ++track)
-    for (uint32_t sub = 0; source.used[track] < tracks && sub < kSubsPerTrack; ++sub)
-      target.locations[track][sub].Flip(source.locations[track][sub].Candidates());
+  for (size_t track = 0; track < source.used.size(); ++track) {
+    for (uint32_t sub = 0; source.used[track] < tracks && sub < kSubsPerTrack; ++sub) {
+      Location& from = source.locations[track][sub];
+      target.locations[track][sub].Flip(from.Candidates());
+      if (!from.busy || rng_() % 4 != 0) continue;
+      ++hosts_running_;
+      fibers_->Spawn("watch", [this, span = Span{&target, track, sub, 1}] { WatchFiber(span); });
+    }
+  }
 }
 
 // The group 0:2, 1:3 is one point in time: of a chain of dependent writes it holds a prefix.

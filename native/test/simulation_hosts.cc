@@ -61,11 +61,11 @@ void Simulation::HostFiber(int operations) {
       DoWrite(*slot);
     else if (kind < 11)
       DoWritePart(*slot);
-    else if (kind < 12)
+    else if (kind < 13)
       DoWriteHalves(*slot);
-    else if (kind < 14)
-      DoZero(*slot);
     else if (kind < 15)
+      DoZero(*slot);
+    else if (kind < 16)
       DoZeroPart(*slot);
     else
       DoRead(*slot);
@@ -156,6 +156,17 @@ void Simulation::DoWriteHalves(OpSlot& slot) {
   status.ok() && other.ok() ? place.AcknowledgePatches() : place.Fail();
 }
 
+// What was in flight at T0 may be in the copy or not, but not first the one and then the other.
+void Simulation::WatchFiber(const Span& span) {
+  OpSlot* slot = store_->AcquireSlot();
+  for (int i = 0; i < 3 && failure_.empty(); ++i) {
+    ReadSpan(*slot, span);
+    for (uint64_t pause = rng_() % 40; pause != 0; --pause) fibers_->Yield();
+  }
+  store_->ReleaseSlot(slot);
+  --hosts_running_;
+}
+
 void Simulation::DoZero(OpSlot& slot) {
   std::vector<Span> spans;
   if (!PickSpans(&spans)) return fibers_->Yield();
@@ -199,7 +210,10 @@ void Simulation::DoZeroPart(OpSlot& slot) {
 void Simulation::DoRead(OpSlot& slot) {
   std::vector<Span> spans;
   (void)PickSpans(&spans);
-  const Span span = spans.front();
+  ReadSpan(slot, spans.front());
+}
+
+void Simulation::ReadSpan(OpSlot& slot, const Span& span) {
   if (span.volume->used[span.track] >= span.volume->tracks) return;
   Count(Did::kRead);
   std::vector<uint8_t> data(span.count * kSubBytes);

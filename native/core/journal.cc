@@ -5,7 +5,6 @@
 
 #include "core/check.h"
 #include "core/crc32c.h"
-#include "core/mutation.h"
 
 namespace flashlun {
 
@@ -136,9 +135,7 @@ Result<bool> Journal::ReadBlock(uint64_t seq, uint64_t max_epoch, uint8_t* block
     return status;
   const Header header = ReadRecord<Header>(block);
   return header.magic == Header::kMagic && header.seq == seq && header.open_epoch <= max_epoch &&
-         header.used <= kPayloadBytes &&
-         (Mutated(Mutation::kNoJournalCrc) ||
-          header.crc == SeededCrc(block, header.open_epoch, seq));
+         header.used <= kPayloadBytes && header.crc == SeededCrc(block, header.open_epoch, seq);
 }
 
 Result<JournalPosition> Journal::Replay(const JournalPosition& start, uint64_t max_epoch,
@@ -153,10 +150,9 @@ Result<JournalPosition> Journal::Replay(const JournalPosition& start, uint64_t m
     if (!valid.ok()) return valid.TakeStatus();
     const Header header = ReadRecord<Header>(block);
     const bool begins = (header.flags & Header::kGroupFirst) != 0;
-    const bool follows = Mutated(Mutation::kStaleTail) ||
-                         (header.open_epoch >= epoch && header.prev_crc == cursor.last_crc);
-    const bool fits =
-        valid.value() && follows && header.group == done.last_group + 1 && begins == group.empty();
+    const bool fits = valid.value() && header.open_epoch >= epoch &&
+                      header.prev_crc == cursor.last_crc && header.group == done.last_group + 1 &&
+                      begins == group.empty();
     if (!fits) break;
     epoch = header.open_epoch;
     group.insert(group.end(), block, block + kBlockBytes);

@@ -36,8 +36,6 @@ enum class Mutation {
   kNoSpaceHalfDone,     // T18: a write that is refused for space has changed something
   kMergeWithoutLock,    // a write below 4 KiB reads what it completes before it has the track lock
   kRingTailEarly,       // the kill ring forgets records before they are durable
-  kNoJournalCrc,        // T7: torn and damaged journal blocks are accepted
-  kStaleTail,           // T7: blocks of an older session join the log: no epoch order, no prev_crc
   kKeepRingAfterLoss,   // T12: records stay believed after the data flush failed
   kKeepCacheAfterLoss,  // T12: an open believes a page cache that the disk never got
   kRetrySync,           // T12: fdatasync once more after it failed

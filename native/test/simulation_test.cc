@@ -3,7 +3,7 @@
 //   simulation_test --states 100000 [--seed FIRST]   until so many crash states were looked at
 //   simulation_test --seconds 600 [--seed FIRST]     for so long
 //   simulation_test --replay SEED                    one run
-//   simulation_test --mutations [--seeds 4000]       switches each rule off in turn
+//   simulation_test --mutations [--seeds 4000]       switches each rule off in turn; --only NAME
 //
 // Exit 1 on a violation, whose seed is printed, or when a mutation is not noticed.
 #include "test/simulation.h"
@@ -26,6 +26,12 @@ uint64_t OptionOr(int argc, char** argv, const char* name, uint64_t otherwise) {
   for (int i = 1; i + 1 < argc; ++i)
     if (std::strcmp(argv[i], name) == 0) return std::strtoull(argv[i + 1], nullptr, 0);
   return otherwise;
+}
+
+const char* TextOf(int argc, char** argv, const char* name) {
+  for (int i = 1; i + 1 < argc; ++i)
+    if (std::strcmp(argv[i], name) == 0) return argv[i + 1];
+  return nullptr;
 }
 
 bool HasFlag(int argc, char** argv, const char* name) {
@@ -79,8 +85,10 @@ int main(int argc, char** argv) {
                 problem.empty() ? "ok" : problem.c_str());
     return problem.empty() ? 0 : 1;
   }
-  if (HasFlag(argc, argv, "--mutations"))
-    return flashlun::RunMutations(seed, OptionOr(argc, argv, "--seeds", 4000)) == 0 ? 0 : 1;
+  if (HasFlag(argc, argv, "--mutations")) {
+    const uint64_t most = OptionOr(argc, argv, "--seeds", 4000);
+    return flashlun::RunMutations(seed, most, TextOf(argc, argv, "--only")) == 0 ? 0 : 1;
+  }
   if (const uint64_t seconds = OptionOr(argc, argv, "--seconds", 0); seconds != 0)
     return RunStates(seed, UINT64_MAX, static_cast<double>(seconds));
   return RunStates(seed, OptionOr(argc, argv, "--states", 10000), 1e9);

@@ -12,8 +12,8 @@ namespace flashlun {
 struct KillRing::Header {
   static constexpr uint64_t kMagic = 0x31676e6952694b46;  // "FKiRing1"
   uint64_t magic;
-  uint32_t identity_crc;  // over uuid and boot id
-  uint32_t reserved;
+  uint32_t identity_crc;  // over uuid, boot id and session
+  uint32_t session;       // +1 with every Reset
   char pool_uuid[40];
   char boot_id[40];
   std::atomic<uint64_t> tail;  // one aligned store, so a kill leaves the old or the new value
@@ -36,8 +36,11 @@ struct KillRing::RecordFrame {
 
 namespace {
 
-uint32_t IdentityCrc(const char (&uuid)[40], const char (&boot)[40]) {
-  return Crc32c(Crc32c(0, uuid, sizeof uuid), boot, sizeof boot);
+// The session keeps out what an earlier one of the same boot left behind the new records: when its
+// last records were lost with a failed flush, their LSNs come again, and frames may lie alike.
+uint32_t IdentityCrc(const char (&uuid)[40], const char (&boot)[40], uint32_t session) {
+  const uint32_t crc = Crc32c(Crc32c(0, uuid, sizeof uuid), boot, sizeof boot);
+  return Crc32c(crc, &session, sizeof session);
 }
 
 void CopyString(char (&to)[40], const std::string& from) {
@@ -64,7 +67,8 @@ void KillRing::Reset(const std::string& pool_uuid, const std::string& boot_id) {
   std::atomic_signal_fence(std::memory_order_seq_cst);
   CopyString(h->pool_uuid, pool_uuid);
   CopyString(h->boot_id, boot_id);
-  h->identity_crc = IdentityCrc(h->pool_uuid, h->boot_id);
+  ++h->session;
+  h->identity_crc = IdentityCrc(h->pool_uuid, h->boot_id, h->session);
   h->tail.store(0);
   std::memset(ring_, 0, std::min<size_t>(capacity_, sizeof(RecordFrame)));
   head_ = 0;
@@ -98,7 +102,8 @@ void KillRing::SetTail(uint64_t position) {
 void KillRing::Recover(const std::string& pool_uuid, const std::string& boot_id, uint64_t after,
                        const std::function<void(uint64_t, const uint8_t*, size_t)>& visit) const {
   const Header* h = header();
-  if (h->magic != Header::kMagic || h->identity_crc != IdentityCrc(h->pool_uuid, h->boot_id))
+  if (h->magic != Header::kMagic ||
+      h->identity_crc != IdentityCrc(h->pool_uuid, h->boot_id, h->session))
     return;
   char uuid[40];
   char boot[40];

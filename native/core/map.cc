@@ -88,8 +88,11 @@ Map::Found Map::Find(const VolumeState& volume, uint64_t track) const {
   // An owner more between these loads is an establish, which waits for us before its target is
   // readable; an owner less needs a grace period, which waits for us too. So the three need not be
   // read at one instant.
-  found.exclusive = found.entry.mapped() && index->owners.load(std::memory_order_acquire) == 1 &&
-                    leaf->owners.load(std::memory_order_acquire) == 1 &&
+  found.exclusive = found.entry.mapped() &&
+                    (index->owners.load(std::memory_order_acquire) == 1 ||
+                     Mutated(Mutation::kIndexSharedIgnored)) &&
+                    (leaf->owners.load(std::memory_order_acquire) == 1 ||
+                     Mutated(Mutation::kLeafSharedIgnored)) &&
                     allocator_.Count(found.entry.own) == 1;
   return found;
 }
@@ -99,7 +102,7 @@ IndexNode* Map::CopyIndex(const IndexNode& index) {
   copy->mapped.store(index.mapped.load(std::memory_order_relaxed), std::memory_order_relaxed);
   for (uint32_t i = 0; i < kIndexLeaves; ++i) {
     Leaf* leaf = index.leaves[i].load(std::memory_order_acquire);
-    if (leaf != nullptr) leaf->owners.fetch_add(1);
+    if (leaf != nullptr && !Mutated(Mutation::kLeafOwnersLost)) leaf->owners.fetch_add(1);
     copy->leaves[i].store(leaf, std::memory_order_relaxed);
   }
   return copy;
@@ -138,7 +141,7 @@ void Map::GiveBack(NodeCopies* copies) {
   if (copies->index != nullptr) {
     for (auto& place : copies->index->leaves)
       if (Leaf* leaf = place.load(std::memory_order_relaxed))
-        FL_CHECK(leaf->owners.fetch_sub(1) > 1);
+        FL_CHECK(leaf->owners.fetch_sub(1) > 1 || Mutated(Mutation::kLeafOwnersLost));
     delete copies->index;
   }
   *copies = NodeCopies();

@@ -23,6 +23,22 @@ enum class Mutation {
   kLateKillRing,        // a map change reaches the kill ring only at commit
   kCheckpointNoFlush,   // the superblock points at a checkpoint whose data was not flushed
   kZeroFallsThrough,    // T21: a zeroed sub-block of a partial track reads from the base
+  kLeafSharedIgnored,   // a leaf with two owners does not keep writes out of its tracks
+  kIndexSharedIgnored,  // nor does an index node
+  kLeafOwnersLost,      // the copy of an index node does not count as an owner of its leaves
+  kCheckpointInexact,   // T9: a checkpoint's trees are of another moment than its LSN
+  kJournalOverrun,      // T11: the journal takes back what the previous checkpoint still needs
+  kRecoverOverJournal,  // T11, at the end of a recovery
+  kCopyWithoutLock,     // T24: the background copy publishes whatever happened meanwhile
+  kFlushTooEarly,       // a flush (and FUA) is answered before the commit
+  kTrimNotRecorded,     // a trim changes the map and leaves no record
+  kTrimRagged,          // a trim takes the ragged ends along
+  kNoSpaceHalfDone,     // T18: a write that is refused for space has changed something
+  kMergeWithoutLock,    // a write below 4 KiB reads what it completes before it has the track lock
+  kRingTailEarly,       // the kill ring forgets records before they are durable
+  kKeepRingAfterLoss,   // T12: records stay believed after the data flush failed
+  kKeepCacheAfterLoss,  // T12: an open believes a page cache that the disk never got
+  kRetrySync,           // T12: fdatasync once more after it failed
 };
 
 #ifdef FLASHLUN_MUTATIONS

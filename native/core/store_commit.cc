@@ -78,6 +78,12 @@ void StoreImpl::FlushAsync(FlushWaiter* waiter) {
     return waiter->Done(Status(Code::kClosed, "the pool is closing"));
   }
   ++counters_.flushes;
+  if (Mutated(Mutation::kFlushTooEarly)) {
+    commit_requested_ = true;
+    commit_wanted_.NotifyAll();
+    lock.unlock();
+    return waiter->Done(Status::Ok());
+  }
   if (!commit_running_ && pending_.empty() && !data_dirty_.load()) {
     lock.unlock();
     return waiter->Done(Status::Ok());
@@ -166,6 +172,7 @@ void StoreImpl::CommitOnce(Monitor::Lock& lock) {
   JournalPosition position = position_;
   commit_running_ = true;
   commit_requested_ = false;
+  if (Mutated(Mutation::kRingTailEarly)) ring_->SetTail(ring_head);
   lock.unlock();
 
   Status status = is_poisoned_.load() ? PoisonedStatus() : Status::Ok();
@@ -229,7 +236,9 @@ uint64_t StoreImpl::JournalUsed() const {
 // Whether `blocks` more leave alone what a recovery may need. The previous checkpoint counts: it is
 // what an open falls back to (trap T11).
 bool StoreImpl::JournalHasRoom(uint64_t blocks) const {
-  const uint64_t kept = position_.next_seq - superblock_.previous.replay.next_seq;
+  const CheckpointRef& oldest =
+      Mutated(Mutation::kJournalOverrun) ? superblock_.current : superblock_.previous;
+  const uint64_t kept = position_.next_seq - oldest.replay.next_seq;
   return kept + blocks <= journal_->blocks();
 }
 
@@ -338,11 +347,15 @@ Status StoreImpl::SyncData() {
   while (syncing_) sync_done_.Wait(lock);
   syncing_ = true;
   lock.unlock();
-  Status status = is_poisoned_.load() ? PoisonedStatus() : data_->Fdatasync();
-  if (!status.ok() && !is_poisoned_.load()) {
-    // The records in the kill ring may point at data that the kernel has just lost.
+  Status status;
+  if (is_poisoned_.load()) {
+    status = PoisonedStatus();
+  } else if (status = data_->Fdatasync(); !status.ok() && !(Mutated(Mutation::kRetrySync) &&
+                                                            (status = data_->Fdatasync()).ok())) {
+    // The records in the kill ring may point at data that the kernel has just lost, also when
+    // something else stopped the pool meanwhile.
     auto state = state_.Acquire();
-    ring_->Invalidate();
+    if (!Mutated(Mutation::kKeepRingAfterLoss)) ring_->Invalidate();
     state.unlock();
     Poison(status, "the data flush");
   }
@@ -425,6 +438,11 @@ Status StoreImpl::CheckpointOnce(bool clean) {
     std::vector<RelationState> relations;
     for (const auto& [id, relation] : relations_) relations.push_back(relation);
     capture.Begin(*map_, VolumePointers(), relations, last_lsn_, next_relation_);
+    if (Mutated(Mutation::kCheckpointInexact)) {
+      lock.unlock();
+      for (unsigned pause = 0; pause < 8; ++pause) PollPause(0);
+      lock.lock();
+    }
     ref.lsn = last_lsn_;
     // A group that is being written right now begins at position_: replaying it again from here is
     // harmless, because records up to `lsn` are skipped.

@@ -468,7 +468,7 @@ Status StoreImpl::CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, b
   Throttle();
   Enter(slot, target, true);
   const uint64_t key = TrackLocks::Key(target.id, track);
-  track_locks_.LockExclusive(key);
+  if (!Mutated(Mutation::kCopyWithoutLock)) track_locks_.LockExclusive(key);
   const Map::Found found = map_->Find(target, track);
   const bool inherited = Inherited(target, track);
   Status status;
@@ -492,7 +492,7 @@ Status StoreImpl::CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, b
       ++target.copied_tracks;
     }
   }
-  track_locks_.UnlockExclusive(key);
+  if (!Mutated(Mutation::kCopyWithoutLock)) track_locks_.UnlockExclusive(key);
   Leave(slot);
   if (status.code() == Code::kNoSpace) ReclaimForSpace();
   return status;

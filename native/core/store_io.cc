@@ -188,6 +188,9 @@ Status StoreImpl::WritePiece(VolumeState& volume, uint64_t track, uint32_t withi
 __attribute__((noinline)) Status StoreImpl::WriteLocked(VolumeState& volume, uint64_t track,
                                                         uint32_t within, const uint8_t* data,
                                                         size_t len, uint64_t* redirected) {
+  alignas(kSubBytes) uint8_t merged[kTrackBytes];
+  if (Mutated(Mutation::kMergeWithoutLock))
+    (void)ReadEntry(map_->FindEntry(volume, track), 0, merged, kTrackBytes, ReadMode::kBlocking);
   const ExclusiveTrack exclusive(track_locks_, volume, track);
   const Map::Found found = map_->Find(volume, track);
   const uint16_t touched = TouchedSubs(within, len);
@@ -195,11 +198,12 @@ __attribute__((noinline)) Status StoreImpl::WriteLocked(VolumeState& volume, uin
   if (own && InPlace(within, len)) return WriteTrack(found.entry.own, within, data, len);
 
   // Whole sub-blocks from here on: the ragged ends are completed with what is there now.
-  alignas(kSubBytes) uint8_t merged[kTrackBytes];
   const uint32_t begin = within & ~(kSubBytes - 1);
   const auto end = static_cast<uint32_t>((within + len + kSubBytes - 1) & ~size_t{kSubBytes - 1});
   if (begin != within || end != within + len) {
-    Status status = ReadEntry(found.entry, begin, merged, end - begin, ReadMode::kBlocking);
+    Status status = Mutated(Mutation::kMergeWithoutLock)
+                        ? (std::memmove(merged, merged + begin, end - begin), Status::Ok())
+                        : ReadEntry(found.entry, begin, merged, end - begin, ReadMode::kBlocking);
     if (!status.ok()) return status;
     std::memcpy(merged + (within - begin), data, len);
     data = merged;
@@ -222,6 +226,8 @@ Status StoreImpl::Redirect(VolumeState& volume, uint64_t track, const Map::Found
                            uint16_t touched, uint32_t within, const uint8_t* data, size_t len) {
   const Entry& old = found.entry;
   const uint64_t fresh = AllocateTrack();
+  if (fresh == kNoTrack && Mutated(Mutation::kNoSpaceHalfDone))
+    (void)Publish(volume, track, Entry{}, false);
   if (fresh == kNoTrack)
     return Status(Code::kNoSpace,
                   "the pool is full: " + data_->path() + " has reached its capacity");
@@ -322,13 +328,19 @@ Status StoreImpl::ZeroPiece(VolumeState& volume, uint64_t track, uint16_t subs) 
     next.base = kNoTrack;
   if (next.base == kNoTrack) next.zmask = 0;
   next = Normalized(next);
+  if (next != old && Mutated(Mutation::kTrimNotRecorded)) {
+    auto lock = state_.Acquire();
+    map_->SetEntry(volume, track, next, last_lsn_);
+    return Status::Ok();
+  }
   return next == old ? Status::Ok() : Publish(volume, track, next, false);
 }
 
 Status StoreImpl::ZeroRange(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
                             bool ragged_ends) {
   const uint64_t end = offset + len;
-  const uint64_t first_whole = (offset + kSubBytes - 1) & ~uint64_t{kSubBytes - 1};
+  const uint64_t first_whole =
+      (offset + (Mutated(Mutation::kTrimRagged) ? 0 : kSubBytes - 1)) & ~uint64_t{kSubBytes - 1};
   const uint64_t last_whole = end & ~uint64_t{kSubBytes - 1};
   if (first_whole >= last_whole)
     return ragged_ends ? WriteZeroBytes(slot, volume, offset, len) : Status::Ok();

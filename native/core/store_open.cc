@@ -139,7 +139,7 @@ Status StoreImpl::OpenFiles() {
     const bool tracks = std::string_view(name) == "tracks";
     Result<std::unique_ptr<File>> result =
         io_.OpenFile(PathOf(name), {.direct = tracks && options_.direct});
-    if (!result.ok() && result.status().code() == Code::kInvalid) return result.TakeStatus();
+    if (!result.ok() && io_.Exists(PathOf(name))) return result.TakeStatus();  // not missing
     if (!result.ok())
       return Status(Code::kCorrupt, result.status().message() +
                                         "; the pool is incomplete: restore it from a backup");
@@ -163,6 +163,9 @@ Status StoreImpl::Recover() {
   if (!superblock.ok()) return superblock.TakeStatus();
   superblock_ = superblock.value();
   pool_uuid_ = superblock_.pool_uuid;
+  // The last session may have ended because a data flush failed (T12). The cache would then show
+  // what the disk never got, and the next flush would answer OK over it.
+  if (!superblock_.clean && !Mutated(Mutation::kKeepCacheAfterLoss)) data_->DropCache();
   Result<std::unique_ptr<SharedMemory>> memory =
       io_.MapShared(PathOf("ring"), KillRing::kHeaderBytes + superblock_.kill_ring_bytes);
   if (!memory.ok()) return memory.TakeStatus();
@@ -367,6 +370,11 @@ Status StoreImpl::BeginSession() {
   superblock_.clean = false;
   if (Status status = WriteSuperblock(*checkpoint_file_, superblock_); !status.ok()) return status;
   if (Status status = CommitRecovered(); !status.ok()) return status;
+  if (counters_.used_previous_checkpoint) {
+    // Two that can be opened again, before anything else happens. A full file system leaves one.
+    Status status = CheckpointOnce(false);
+    if (!status.ok() && status.code() != Code::kNoSpace) return status;
+  }
   // Only now: until here a second kill must find the ring as it was.
   ring_->Reset(pool_uuid_, io_.BootId());
   return Status::Ok();
@@ -375,7 +383,7 @@ Status StoreImpl::BeginSession() {
 // What came from the kill ring becomes durable. OpenFiles flushed the tracks, so its data is (T3).
 Status StoreImpl::CommitRecovered() {
   if (pending_.empty()) return Status::Ok();
-  if (!JournalHasRoom(Journal::BlocksFor(pending_))) {
+  if (!JournalHasRoom(Journal::BlocksFor(pending_)) && !Mutated(Mutation::kRecoverOverJournal)) {
     // The group would go over blocks that the current or the previous checkpoint still needs, and a
     // second death would find neither. Two checkpoints of this state need no journal at all.
     pending_.Clear();

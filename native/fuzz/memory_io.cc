@@ -4,6 +4,8 @@
 #include <cstring>
 #include <thread>
 
+#include "core/task_queue.h"
+
 namespace flashlun {
 
 namespace {
@@ -200,6 +202,10 @@ std::string MemoryIo::NewUuid() {
 int64_t MemoryIo::UnixMs() {
   const std::lock_guard lock(shared_->mutex);
   return ++shared_->clock_ms;
+}
+
+Result<std::unique_ptr<IoQueue>> MemoryIo::MakeQueue(IoBackend) {
+  return std::unique_ptr<IoQueue>(std::make_unique<TaskQueue>(*this, 1));
 }
 
 std::unique_ptr<Task> MemoryIo::Spawn(const char*, std::function<void()> body) {

@@ -44,6 +44,7 @@ class MemoryIo final : public Io {
   std::string BootId() override;
   std::string NewUuid() override;
   int64_t UnixMs() override;
+  Result<std::unique_ptr<IoQueue>> MakeQueue(IoBackend backend) override;
   std::unique_ptr<Task> Spawn(const char* name, std::function<void()> body) override;
 
  private:

@@ -24,6 +24,15 @@ namespace flashlun {
 
 using Value = uint64_t;
 
+// Writes `word` over the bytes [first, first + bytes) of a sub-block. Multiples of 8.
+struct Patch {
+  uint32_t first = 0, bytes = 0;
+  Value word = 0;
+};
+
+// The value of a block of `value` after the patch (simulation_pool.cc).
+Value Patched(Value value, const Patch& patch);
+
 struct Version {
   std::set<Value> live;
   std::set<Value> crash;
@@ -40,12 +49,49 @@ struct Location {
   // The write in flight has several parts, and an establish may fall between them: then each part
   // is before or after it.
   bool divisible = false;
+  // The write in flight covers only bytes of the sub-block: one patch, or two by two writers at
+  // once. What it makes depends on what it finds.
+  std::vector<Patch> patches;
+
+  Version from;  // what the patches found
+  uint64_t flips = 0, flips_before = 0;
 
   void Begin(Value value, bool in_parts) {
     divisible = in_parts;
     versions.push_back(Version{{value}, {value}});
     in_flight = versions.size() - 1;
     busy = true;
+  }
+  // What the patches can make of these values: any of them applied, and with `all` all of them.
+  std::set<Value> AfterPatches(const std::set<Value>& values, bool all) const {
+    std::set<Value> made;
+    for (const Value value : values) {
+      Value both = value;
+      for (const Patch& patch : patches) {
+        both = Patched(both, patch);
+        if (!all) made.insert(Patched(value, patch));
+      }
+      made.insert(both);
+    }
+    return made;
+  }
+  void BeginPatches(const std::vector<Patch>& of) {
+    patches = of;
+    const Version now = Candidates();
+    Begin(0, of.size() > 1);
+    versions.back() = {AfterPatches(now.live, false), AfterPatches(now.crash, false)};
+    from = now;
+    flips_before = flips;
+  }
+  // All patches were answered OK.
+  void AcknowledgePatches() {
+    if (flips == flips_before) {
+      // A power loss may still show one without the other: that is an older version.
+      versions.push_back({AfterPatches(from.live, true), AfterPatches(from.crash, true)});
+      in_flight = versions.size() - 1;
+    }
+    patches.clear();
+    Acknowledge();
   }
   void Acknowledge() {
     busy = false;
@@ -55,6 +101,7 @@ struct Location {
   // The write was refused: it may have happened or not.
   void Fail() {
     busy = false;
+    patches.clear();
     Version both = versions[live_floor];
     for (size_t i = live_floor + 1; i < versions.size(); ++i) {
       both.live.insert(versions[i].live.begin(), versions[i].live.end());
@@ -62,6 +109,12 @@ struct Location {
     }
     versions.push_back(both);
     live_floor = versions.size() - 1;
+  }
+  // The write was refused and has changed nothing.
+  void Refuse() {
+    busy = false;
+    patches.clear();
+    versions.erase(versions.begin() + static_cast<std::ptrdiff_t>(in_flight));
   }
   // Values a copy of this location taken now may have.
   Version Candidates() const {
@@ -74,12 +127,17 @@ struct Location {
   }
   // The location becomes a copy. A write of its own that waits at the gate comes after it.
   void Flip(const Version& copy) {
+    ++flips;
     if (busy) {
       versions.insert(versions.begin() + static_cast<std::ptrdiff_t>(in_flight), copy);
       last_flip = in_flight++;
       if (divisible) {
         versions[in_flight].live.insert(copy.live.begin(), copy.live.end());
         versions[in_flight].crash.insert(copy.crash.begin(), copy.crash.end());
+      }
+      if (!patches.empty()) {
+        versions[in_flight].live.merge(AfterPatches(copy.live, false));
+        versions[in_flight].crash.merge(AfterPatches(copy.crash, false));
       }
     } else {
       versions.push_back(copy);

@@ -2,17 +2,51 @@
 // looked at after random steps. One seed is one run, exactly repeatable.
 #pragma once
 
+#include <array>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "core/store.h"
 #include "core/store_impl.h"
 #include "test/fibers.h"
-#include "test/oracle.h"
-#include "test/sim_io.h"
+#include "test/simulation_pool.h"
 
 namespace flashlun {
+
+// What a run did, by kind, so that "every kind of operation" can be seen.
+enum class Did {
+  kWrite,
+  kWriteTracks,
+  kWritePart,
+  kWriteHalves,
+  kWriteThrough,
+  kZero,
+  kNoHole,
+  kTrim,
+  kZeroPart,
+  kTrimPart,
+  kRead,
+  kFlush,
+  kEstablish,
+  kEstablishGroup,
+  kResync,
+  kResyncGroup,
+  kReverse,
+  kWithdraw,
+  kResize,
+  kCopy,
+  kCheckpoint,
+  kDelete,
+  kRefusedNoSpace,
+  kFault,
+  kStopped,
+  kDeath,
+  kCount
+};
+const char* NameOf(Did did);
+using DidCounts = std::array<uint64_t, static_cast<size_t>(Did::kCount)>;
 
 class Simulation {
  public:
@@ -22,6 +56,7 @@ class Simulation {
   // Empty, or the first violation.
   std::string Run();
   uint64_t crash_states() const { return crash_states_; }
+  const DidCounts& did() const { return did_; }
 
  private:
   using Rng = Fibers::Rng;
@@ -30,12 +65,23 @@ class Simulation {
     size_t track;
     uint32_t first, count;
   };
+  struct Part {  // bytes of one sub-block
+    SimVolume* volume;
+    size_t track;
+    uint32_t sub;
+    Patch patch;
+    uint64_t offset() const {
+      return volume->used[track] * kTrackBytes + sub * kSubBytes + patch.first;
+    }
+  };
 
-  std::unique_ptr<SimIo> FreshPool();
   std::string RunSession();
   std::string AdoptRecoveredState();
   void Start();
+  void SpawnFibers();
   void CreateVolumes();
+  void ArmFaults();
+  Fault Decide(const IoCall& call);
   void HostFiber(int operations);
   void FlushFiber(int operations);
   void EstablishFiber(int operations);
@@ -48,8 +94,23 @@ class Simulation {
   void DoWrite(OpSlot& slot);
   void DoZero(OpSlot& slot);
   void DoRead(OpSlot& slot);
+  void ReadSpan(OpSlot& slot, const Span& span);
+  void WatchFiber(const Span& span);
+  bool PickPart(Part* part);
+  void DoWritePart(OpSlot& slot);
+  void DoWriteHalves(OpSlot& slot);
+  void DoZeroPart(OpSlot& slot);
   void DoFlush();
   void DoEstablish();
+  void DoCopyAgain();
+  void DoResize();
+  void BeginGroup(bool group, uint32_t flags);
+  void EndCopies(const std::vector<PairSpec>& pairs, const Status& status, const char* what);
+  void Answered(const std::vector<Span>& spans, const Status& status, const char* what);
+  // False after noting a failure: an error is allowed when the disk has faults or the pool is full.
+  bool Expected(const Status& status, const char* what);
+  bool Tolerated(const Status& status);
+  void Count(Did did) { ++did_[static_cast<size_t>(did)]; }
   void CheckChain(OpSlot& slot);
   bool PickSpans(std::vector<Span>* spans);
   Location& At(const Span& span, uint32_t sub) {
@@ -61,12 +122,14 @@ class Simulation {
   bool AfterStep();
   std::string CheckCrash();
   std::string VerifyAfterCrash(SimIo& io, bool power_loss, bool closed);
-  std::string VerifyVolume(Store& store, OpSlot& slot, SimVolume& volume, bool power_loss);
   std::string VerifyGroups(Store& store, OpSlot& slot);
-  static std::string ReadValue(Store& store, OpSlot& slot, uint16_t id, uint64_t offset,
-                               Value* value);
+  void DamageCheckpoint(SimIo& machine);
+  bool DataLost();
 
   void Fail(const std::string& message);
+  // Dependent writes alternate between this place on volumes 0 and 1; nobody else writes there.
+  static constexpr size_t kChainTrack = 2;
+  static constexpr uint32_t kChainSub = 15;
   bool IsChain(const SimVolume& volume, size_t track, uint32_t sub) const;
   StoreOptions Options() const;
   Volume& Handle(const SimVolume& volume);
@@ -89,6 +152,13 @@ class Simulation {
   bool chain_ready_ = false;  // both of its places hold values of this session
   int crashes_left_ = 0;      // machine deaths after which this run goes on
   bool crashed_ = false;
+  uint64_t pool_tracks_ = 0;
+  bool faulty_ = false;      // this session's disk has faults
+  uint64_t fault_from_ = 0;  // the window, in calls of this session's SimIo
+  uint64_t fault_until_ = 0;
+  Fault fault_ = Fault::kNone;
+  bool sync_failed_ = false;  // of the tracks: what was not flushed may be gone
+  DidCounts did_{};
   uint64_t crash_states_ = 0;
   uint64_t steps_ = 0;
   std::string failure_;

@@ -1,0 +1,137 @@
+#include "test/mutations.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "core/mutation.h"
+#include "test/fault.h"
+#include "test/simulation.h"
+
+namespace flashlun {
+namespace {
+
+enum class Watch { kSimulation, kFaults };
+
+struct Rule {
+  Mutation off;
+  Watch watch;
+  const char* name;
+};
+
+using enum Mutation;
+constexpr Rule kRules[] = {
+    {kNoDataFlush, Watch::kSimulation, "journal durable before the data (T3)"},
+    {kLateCut, Watch::kSimulation, "cut taken after the data flush (T4)"},
+    {kEarlyReuse, Watch::kSimulation, "dropped track reusable at once (T5)"},
+    {kEarlyExclusive, Watch::kSimulation, "dropped reference not counted (T1)"},
+    {kEarlyPublish, Watch::kSimulation, "published before the data write completed"},
+    {kNoDrain, Watch::kSimulation, "target readable before the drain (T22)"},
+    {kNoMask, Watch::kSimulation, "no sub-block mask (T6)"},
+    {kBaseNotCounted, Watch::kSimulation, "base not counted (T20)"},
+    {kTornGate, Watch::kSimulation, "group flipped pair by pair (T23)"},
+    {kCopyWithoutQuiesce, Watch::kSimulation, "copy without quiescing in-place writes (T2)"},
+    {kNoGrace, Watch::kSimulation, "drop applied while older readers run"},
+    {kLateKillRing, Watch::kSimulation, "map change not in the kill ring"},
+    {kCheckpointNoFlush, Watch::kSimulation, "checkpoint names data that was not flushed"},
+    {kZeroFallsThrough, Watch::kSimulation, "zeroed sub-block reads from the base (T21)"},
+    {kLeafSharedIgnored, Watch::kSimulation, "shared leaf taken for exclusive"},
+    {kIndexSharedIgnored, Watch::kSimulation, "shared index node taken for exclusive"},
+    {kLeafOwnersLost, Watch::kSimulation, "owners of a leaf not counted"},
+    {kCheckpointInexact, Watch::kSimulation, "checkpoint not of one LSN (T9)"},
+    {kJournalOverrun, Watch::kSimulation, "journal over the previous checkpoint's blocks (T11)"},
+    {kRecoverOverJournal, Watch::kSimulation, "recovery over a full journal (T11)"},
+    {kCopyWithoutLock, Watch::kSimulation, "background copy publishes without comparing (T24)"},
+    {kFlushTooEarly, Watch::kSimulation, "flush, FUA answered before the commit (T29)"},
+    {kTrimNotRecorded, Watch::kSimulation, "trim leaves no record"},
+    {kTrimRagged, Watch::kSimulation, "trim takes ragged ends along"},
+    {kNoSpaceHalfDone, Watch::kSimulation, "write refused for space changes something (T18)"},
+    {kMergeWithoutLock, Watch::kSimulation, "write below 4 KiB merged without the lock"},
+    {kRingTailEarly, Watch::kSimulation, "kill ring forgets records before they are durable"},
+    {kKeepRingAfterLoss, Watch::kFaults, "records believed after a failed data flush (T12)"},
+    {kKeepCacheAfterLoss, Watch::kFaults, "page cache believed after a failed flush (T12)"},
+    {kRetrySync, Watch::kFaults, "fdatasync tried again after it failed (T12)"},
+};
+
+// A run of a mutated engine that takes longer than this hangs, which is a way to be noticed.
+constexpr unsigned kHangSeconds = 120;
+
+std::string NoticedByFaults(uint64_t* used) {
+  const uint64_t calls = [] {
+    FaultRun whole({});
+    (void)whole.Run();
+    return whole.calls();
+  }();
+  for (uint64_t index = 0; index < calls; ++index) {
+    for (const auto reach : {FaultPlan::Reach::kOnce, FaultPlan::Reach::kMachine}) {
+      ++*used;
+      const std::string problem = FaultRun({index, Fault::kEio, reach}).Run();
+      if (!problem.empty()) return problem;
+    }
+  }
+  return {};
+}
+
+std::string Noticed(const Rule& rule, uint64_t first_seed, uint64_t most_seeds, uint64_t* used) {
+  if (rule.watch == Watch::kFaults) return NoticedByFaults(used);
+  std::string problem;
+  while (problem.empty() && *used < most_seeds) problem = Simulation(first_seed + (*used)++).Run();
+  return problem;
+}
+
+struct Report {
+  uint64_t used;
+  char problem[160];
+};
+
+// In a process of its own: an engine without a rule may well crash.
+Report Try(const Rule& rule, uint64_t first_seed, uint64_t most_seeds) {
+  Report report{};
+  int ends[2];
+  std::fflush(stdout);
+  if (::pipe(ends) != 0) return report;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::alarm(kHangSeconds);
+    g_mutation = rule.off;
+    std::freopen("/dev/null", "w", stderr);
+    const std::string problem = Noticed(rule, first_seed, most_seeds, &report.used);
+    std::snprintf(report.problem, sizeof report.problem, "%s", problem.c_str());
+    (void)!::write(ends[1], &report, sizeof report);
+    ::_exit(0);
+  }
+  ::close(ends[1]);
+  const bool told = ::read(ends[0], &report, sizeof report) == sizeof report;
+  ::close(ends[0]);
+  int ended = 0;
+  ::waitpid(child, &ended, 0);
+  if (!told)
+    std::snprintf(report.problem, sizeof report.problem, "the process ended: %s",
+                  WIFSIGNALED(ended) ? ::strsignal(WTERMSIG(ended)) : "by itself");
+  return report;
+}
+
+}  // namespace
+
+int RunMutations(uint64_t first_seed, uint64_t most_seeds, const char* only) {
+  int missed = 0;
+  for (const Rule& rule : kRules) {
+    if (only != nullptr && std::strstr(rule.name, only) == nullptr) continue;
+    const auto begin = std::chrono::steady_clock::now();
+    const Report report = Try(rule, first_seed, most_seeds);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    const bool noticed = report.problem[0] != '\0';
+    if (!noticed) ++missed;
+    std::printf("mutation: %-53s %s after %llu runs, %.1f s: %.110s\n", rule.name,
+                noticed ? "noticed" : "NOT NOTICED", static_cast<unsigned long long>(report.used),
+                seconds.count(), report.problem);
+    std::fflush(stdout);
+  }
+  return missed;
+}
+
+}  // namespace flashlun

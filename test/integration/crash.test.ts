@@ -225,7 +225,9 @@ async function crashRounds(
   const { data } = server;
   for (let round = 1; round <= ROUNDS; round++) {
     const killed = await loadAndKill(server, models, random);
-    server = await startServer(scope, { data, args: COPY_RATE });
+    // Each life of the server in the other cache mode.
+    const cache = round % 2 === 0 ? 'writeback' : 'none';
+    server = await startServer(scope, { data, args: [...COPY_RATE, '--cache', cache] });
     await verify(server, models);
     const resumed = await endRelationships(server, models);
     report(`round ${round}: ${killed}; ${resumed}`);

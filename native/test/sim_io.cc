@@ -88,7 +88,7 @@ class SimFile final : public File {
     return Status::Ok();
   }
   Status Discard(uint64_t, uint64_t) override { return Status::Ok(); }
-  void StartWriteOut(uint64_t, uint64_t) override {}
+  void StartWriteOut(uint64_t, uint64_t) override { io_.Step(); }
   void DropCache() override {}
 
   Result<uint64_t> Size() override { return uint64_t{state_->cache.size()} * SimIo::kBlock; }

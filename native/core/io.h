@@ -48,8 +48,8 @@ class File {
   // Gives the space of the range back where the file system can; its content is then undefined
   // (zeroes or what was there). A hint: OK when it cannot.
   virtual Status Discard(uint64_t offset, uint64_t len) = 0;
-  // Begins to write the range's dirty pages to the disk, without waiting, so that the next
-  // Fdatasync is short. A hint.
+  // Begins to write the range's dirty pages to the disk (len 0: to the end of the file), so that
+  // the next Fdatasync is short. Waits only while the disk takes no more. A hint.
   virtual void StartWriteOut(uint64_t offset, uint64_t len) = 0;
   // Later reads come from the disk, not from what is cached of it. After Fdatasync.
   virtual void DropCache() = 0;

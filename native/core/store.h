@@ -36,6 +36,9 @@ struct StoreOptions {
   // Tracks past the page cache (O_DIRECT). May differ from one open to the next.
   bool direct = false;
   IoBackend io_backend = IoBackend::kAuto;  // of asynchronous I/O
+  // Write-out to the disk begins each time so much more has been written (a power of two; 0: it is
+  // left to flushes and to the kernel). Not with `direct`.
+  uint64_t write_out_bytes = uint64_t{8} << 20;
   uint32_t autocommit_ms = 1000;  // un-flushed records become durable at the latest after this
 };
 

@@ -169,6 +169,7 @@ void StoreImpl::PieceDone(AsyncOp& op, const Status& status) {
 void StoreImpl::EndAsync(AsyncOp& op) {
   // As in WriteTrack: after the write and before its reply.
   if (op.write && !data_dirty_.load()) data_dirty_.store(true);
+  if (op.write && write_out_) write_out_->Wrote(op.bytes);
   Unpin(op);
   IoCounters& counters = CountersOf(*op.slot, *op.volume);
   (op.write ? counters.write_ops : counters.read_ops).fetch_add(1, std::memory_order_relaxed);

@@ -38,6 +38,7 @@
 #include "core/superblock.h"
 #include "core/sync.h"
 #include "core/track_locks.h"
+#include "core/write_out.h"
 
 namespace flashlun {
 
@@ -292,6 +293,8 @@ class StoreImpl {
   std::vector<std::unique_ptr<AsyncOp>> async_ops_;  // each with its slot
   std::vector<AsyncOp*> async_free_;
   std::unique_ptr<IoQueue> queue_;  // after async_ops_: its threads work on them to the end
+
+  std::unique_ptr<WriteOut> write_out_;  // null: in direct mode there is nothing to write out
 
   std::unique_ptr<Task> commit_task_, checkpoint_task_;
 };

@@ -166,6 +166,7 @@ Status StoreImpl::WriteTrack(uint64_t track, uint32_t within, const void* data, 
   // After the write and before its reply, so that a flush which must cover it sees it. The test
   // before the store keeps the cache line shared while it is already set.
   if (!data_dirty_.load()) data_dirty_.store(true);
+  if (write_out_) write_out_->Wrote(len);
   return status;
 }
 

@@ -68,6 +68,8 @@ Status StoreImpl::Open() {
   queue_ = std::move(queue.value());
   if (Status status = Recover(); !status.ok()) return status;
   if (Status status = BeginSession(); !status.ok()) return status;
+  if (!options_.direct && options_.write_out_bytes != 0)
+    write_out_ = std::make_unique<WriteOut>(io_, *data_, options_.write_out_bytes);
   opened_ = true;
   commit_task_ = io_.Spawn("fl-commit", [this] { CommitLoop(); });
   checkpoint_task_ = io_.Spawn("fl-checkpoint", [this] { CheckpointLoop(); });
@@ -418,6 +420,7 @@ void StoreImpl::StopTasks() {
   commit_task_.reset();
   checkpoint_task_.reset();
   queue_.reset();
+  write_out_.reset();
 }
 
 Status StoreImpl::Close() {

@@ -17,8 +17,6 @@
 namespace flashlun {
 namespace {
 
-// Tasks for what the ring cannot do: rare.
-constexpr size_t kBlockingTasks = 4;
 // No request has this address.
 constexpr uint64_t kWake = 0;
 
@@ -34,7 +32,7 @@ Result<std::unique_ptr<IoQueue>> UringQueue::Make(Io& io) {
 }
 
 UringQueue::UringQueue(Io& io, std::unique_ptr<Ring> ring, int wake_fd)
-    : blocking_(io, kBlockingTasks), ring_(std::move(ring)), wake_fd_(wake_fd) {
+    : blocking_(io, kIoThreads), ring_(std::move(ring)), wake_fd_(wake_fd) {
   thread_ = std::thread([this] { Loop(); });
   ::pthread_setname_np(thread_.native_handle(), "fl-uring");
 }
@@ -52,7 +50,9 @@ UringQueue::~UringQueue() {
 
 void UringQueue::Submit(IoRequest* request) {
   const auto& file = static_cast<const ThreadFile&>(*request->file);
-  if (!file.Fits(request->offset, request->buf, request->len)) return blocking_.Submit(request);
+  if (request->kind == IoRequest::Kind::kWrite ||
+      !file.Fits(request->offset, request->buf, request->len))
+    return blocking_.Submit(request);
   request->next = nullptr;
   bool was_empty;
   {
@@ -96,8 +96,7 @@ void UringQueue::Prepare() {
     if (entry == nullptr) return;
     IoRequest* request = head_;
     head_ = request->next;
-    const bool read = request->kind == IoRequest::Kind::kRead;
-    entry->opcode = read ? IORING_OP_READ : IORING_OP_WRITE;
+    entry->opcode = IORING_OP_READ;
     entry->fd = static_cast<const ThreadFile*>(request->file)->fd();
     entry->off = request->offset;
     entry->addr = reinterpret_cast<uint64_t>(request->buf);
@@ -112,8 +111,7 @@ void UringQueue::Complete(IoRequest* request, int32_t result) {
   if (result == static_cast<int64_t>(request->len)) [[likely]]
     return request->Done(Status::Ok());
   if (result >= 0 || result == -EINTR || result == -EAGAIN) return blocking_.Submit(request);
-  const bool read = request->kind == IoRequest::Kind::kRead;
-  request->Done(FromErrno(-result, request->file->path(), read ? "read" : "write"));
+  request->Done(FromErrno(-result, request->file->path(), "read"));
 }
 
 void UringQueue::Loop() {

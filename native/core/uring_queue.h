@@ -5,10 +5,16 @@
 // threads: a connection's thread may wait for a gate or a track lock that one of its own transfers
 // holds up, and could not end that transfer meanwhile.
 //
-// The ring carries out what goes in one piece. A transfer that ends short, is interrupted or does
-// not fit the rules of direct I/O is done again, whole, by blocking calls (TaskQueue), which know
-// all of that already; reads and writes in place may be repeated. No links, no order between
-// requests: what must come later is submitted later.
+// The ring carries out reads that go in one piece. One that ends short, is interrupted or does not
+// fit the rules of direct I/O is done again, whole, by blocking calls (TaskQueue), which know all
+// of that already. No links, no order between requests: what must come later is submitted later.
+//
+// Writes go to the TaskQueue at once. 4 KiB at queue depth 32, --cache none, ext4 on virtio, 2
+// cores, medians of 12 alternating rounds (IOPS, microseconds of our CPU per request):
+//   read    ring 24,500, 6.4    threads 26,200, 14.3     as fast, at less than half the CPU
+//   write   ring 10,500, 12.2   threads 19,500, 25.0     half as fast
+// ext4 may not wait for its journal inside a submission (each tick changes the file's time), so the
+// kernel hands most writes to workers of its own.
 //
 // Only for files of the operating system (ThreadFile). Thread safety: Submit from any thread.
 #pragma once
@@ -47,7 +53,7 @@ class UringQueue final : public IoQueue {
   void ArmWake();
   void Complete(IoRequest* request, int32_t result);
 
-  TaskQueue blocking_;  // for what the ring cannot do
+  TaskQueue blocking_;  // writes, and what the ring cannot do
   const std::unique_ptr<Ring> ring_;
   const int wake_fd_;
   const std::string note_;

@@ -140,6 +140,58 @@ TEST_CASE_FIXTURE(DirectPool, "a pool may be opened in either mode, also after a
   }
 }
 
+class CountingFile final : public ForwardingFile {
+ public:
+  CountingFile(std::unique_ptr<File> file, std::atomic<int>& begun)
+      : ForwardingFile(std::move(file)), begun_(begun) {}
+  void StartWriteOut(uint64_t offset, uint64_t len) override {
+    ++begun_;
+    ForwardingFile::StartWriteOut(offset, len);
+  }
+
+ private:
+  std::atomic<int>& begun_;
+};
+
+class CountingIo final : public ForwardingIo {
+ public:
+  std::atomic<int> begun{0};
+
+ private:
+  std::unique_ptr<File> Wrap(std::unique_ptr<File> file) override {
+    return std::make_unique<CountingFile>(std::move(file), begun);
+  }
+};
+
+TEST_CASE_FIXTURE(PoolFixture, "buffered writes are written out before anybody asks for a flush") {
+  for (const bool direct : {false, true}) {
+    CountingIo io;
+    StoreOptions own = options();
+    own.dir += direct ? "-direct" : "-buffered";
+    own.direct = direct;
+    own.write_out_bytes = 1 << 20;
+    Result<std::unique_ptr<Store>> store = Store::Open(io, own);
+    REQUIRE(store.ok());
+    REQUIRE(store.value()->CreateVolume(kA, 64 * kTrackBytes, "").ok());
+    OpSlot* own_slot = store.value()->AcquireSlot();
+    const auto write = [&](uint64_t tracks) {
+      Volume volume = store.value()->Attach(kA).value();
+      const std::string data(kTrackBytes, 'w');
+      for (uint64_t at = 0; at < tracks; ++at)
+        REQUIRE(volume.Write(*own_slot, at * kTrackBytes, data.data(), data.size()).ok());
+    };
+    write(15);
+    CHECK(io.begun == 0);
+    write(64);
+    if (direct)
+      CHECK(io.begun == 0);
+    else
+      CHECK(Eventually([&] { return io.begun > 0; }));
+    store.value()->ReleaseSlot(own_slot);
+    CHECK(store.value()->Close().ok());
+  }
+}
+
 class NoDirectIo final : public ForwardingIo {
  public:
   Result<std::unique_ptr<File>> OpenFile(const std::string& path,

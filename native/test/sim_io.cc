@@ -121,7 +121,7 @@ class SimFile final : public File {
     return status;
   }
 
-  void StartWriteOut(uint64_t, uint64_t) override {}
+  void StartWriteOut(uint64_t, uint64_t) override { io_.Step(); }
 
   // What the disk has, with what is still on its way.
   void DropCache() override {

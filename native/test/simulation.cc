@@ -52,6 +52,7 @@ StoreOptions Simulation::Options() const {
   options.journal_blocks = kJournalBlocks;
   options.kill_ring_bytes = kRingBytes;
   options.direct = direct_;
+  options.write_out_bytes = 32768;
   return options;
 }
 

@@ -39,12 +39,7 @@ export type NativeOnClosed = (
 
 export interface NativeAddon {
   /** `capacityBytes` 0: the engine's default. */
-  open(
-    dir: string,
-    capacityBytes: number,
-    direct: boolean,
-    io: IoBackend,
-  ): Promise<PoolHandle>;
+  open(dir: string, capacityBytes: number, direct: boolean, io: IoBackend): Promise<PoolHandle>;
   opened(dir: string): PoolHandle;
   close(handle: PoolHandle): Promise<void>;
   info(handle: PoolHandle): EngineInfo;

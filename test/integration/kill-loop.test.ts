@@ -257,7 +257,13 @@ async function crashRounds(
   let checkpoints = 0;
   for (let round = 1; round <= ROUNDS; round++) {
     const killed = await loadAndKill(server, models, random);
-    server = await startServer(scope, { data, ...SERVER });
+    // Each life of the server in the other cache mode.
+    const cache = round % 2 === 0 ? 'writeback' : 'none';
+    server = await startServer(scope, {
+      data,
+      ...SERVER,
+      args: [...SERVER.args, '--cache', cache],
+    });
     await verify(server, models);
     const resumed = await endRelationships(server, models);
     checkpoints += await checkpointsOf(server);

@@ -135,7 +135,10 @@ describe('array', () => {
         model: '2105-800',
         version: '1.2.3',
         pool: { capacityBytes: 2 ** 30, usedBytes: expect.any(Number) as number },
-        io: { cache: 'writeback', backend: expect.stringMatching(/^(io_uring|threads)$/) as string },
+        io: {
+          cache: 'writeback',
+          backend: expect.stringMatching(/^(io_uring|threads)$/) as string,
+        },
         nbd: { tcp: '127.0.0.1:10809', unix: null },
         lss: ['12', '13'],
       });

@@ -13,6 +13,7 @@ import type {
   CopyBatchResult,
   EngineInfo,
   PairSpec,
+  PoolReport,
   RelationshipState,
   VolumeState,
 } from './types.js';
@@ -41,6 +42,7 @@ export interface NativeAddon {
   open(dir: string, capacityBytes: number): Promise<PoolHandle>;
   opened(dir: string): PoolHandle;
   close(handle: PoolHandle): Promise<void>;
+  checkPool(dir: string): Promise<PoolReport>;
   info(handle: PoolHandle): EngineInfo;
   flush(handle: PoolHandle): Promise<void>;
 

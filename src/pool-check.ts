@@ -8,20 +8,26 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { fromNative } from './base/errors.js';
-import { checkPool as checkPoolNatively, type PoolReport } from './engine/index.js';
+import { checkPool as checkPoolNatively, type PoolReport, TRACK_BYTES } from './engine/index.js';
 
-export type { PoolFinding, PoolReport } from './engine/index.js';
+export type { PoolFinding } from './engine/index.js';
+
+export interface CheckedPool extends PoolReport {
+  readonly dir: string;
+  readonly usedBytes: number;
+}
 
 /**
  * Verifies the pool at `dir`, which may also be the data directory around it.
  * @throws FlashlunError NOT_FOUND, DATA_DIR_LOCKED a server has it, POOL_DAMAGED it is of a newer
  * version, IO_ERROR
  */
-export async function checkPool(dir: string): Promise<{ dir: string; report: PoolReport }> {
+export async function checkPool(dir: string): Promise<CheckedPool> {
   const inside = path.join(dir, 'pool');
   const pool = !existsSync(path.join(dir, 'meta')) && existsSync(inside) ? inside : dir;
   try {
-    return { dir: pool, report: await checkPoolNatively(pool) };
+    const report = await checkPoolNatively(pool);
+    return { dir: pool, ...report, usedBytes: report.usedTracks * TRACK_BYTES };
   } catch (error) {
     throw fromNative(error, '');
   }

@@ -6,8 +6,8 @@
 import path from 'node:path';
 import type { Command } from 'commander';
 import { nonEmpty } from '../../base/command-line.js';
-import { formatSize, TRACK_BYTES } from '../../base/units.js';
-import type { PoolFinding, PoolReport } from '../../pool-check.js';
+import { formatSize } from '../../base/units.js';
+import type { CheckedPool, PoolFinding } from '../../pool-check.js';
 import { type CliContext, EndedWith, jsonOption, print } from '../context.js';
 import { formatFields, formatTable } from '../output.js';
 
@@ -36,22 +36,22 @@ export function addPoolCommands(program: Command, context: CliContext): void {
       const dataDir = data ?? nonEmpty(context.env['FLASHLUN_DATA']) ?? 'data';
       const dir = path.resolve(context.cwd, named ?? path.join(dataDir, 'pool'));
       const { checkPool } = await import('../../pool-check.js');
-      const { dir: checked, report } = await checkPool(dir);
-      print(context, command, { dir: checked, ...report }, () => reportText(checked, report));
+      const report = await checkPool(dir);
+      print(context, command, report, () => reportText(report));
       if (report.verdict !== 'clean') throw new EndedWith(EXIT[report.verdict]);
     });
 }
 
-function reportText(dir: string, report: PoolReport): string {
+function reportText(report: CheckedPool): string {
   const verdict = `${report.verdict}: ${MEANING[report.verdict]}\n`;
-  return [summary(dir, report), findings(report), verdict].filter((part) => part !== '').join('\n');
+  return [summary(report), findings(report), verdict].filter((part) => part !== '').join('\n');
 }
 
-function summary(dir: string, report: PoolReport): string {
-  if (report.poolUuid === '') return formatFields([['pool', dir]]);
-  const { volumes, relationships, usedTracks, capacityTracks } = report;
+function summary(report: CheckedPool): string {
+  if (report.poolUuid === '') return formatFields([['pool', report.dir]]);
+  const { volumes, relationships, usedTracks, capacityTracks, usedBytes } = report;
   return formatFields([
-    ['pool', `${dir}, ${report.poolUuid}`],
+    ['pool', `${report.dir}, ${report.poolUuid}`],
     ['superblock', `generation ${report.generation}, ${report.superblockCopies} of 4 copies`],
     ['closed in order', report.closedInOrder ? 'yes' : 'no: the next start replays'],
     ['checkpoints', `records up to ${report.currentLsn}, before that ${report.previousLsn}`],
@@ -59,12 +59,12 @@ function summary(dir: string, report: PoolReport): string {
     ['journal', `${report.groups} groups, ${report.records} records to replay`],
     ['kill ring', `${report.ringRecords} records to replay`],
     ['volumes', `${volumes}, and ${relationships} relationships`],
-    ['tracks', `${usedTracks} used of ${capacityTracks} (${formatSize(usedTracks * TRACK_BYTES)})`],
+    ['tracks', `${usedTracks} used of ${capacityTracks} (${formatSize(usedBytes)})`],
     ['tracks file', `${report.tracksBytes} bytes, ${report.neededBytes} needed behind its label`],
   ]);
 }
 
-function findings(report: PoolReport): string {
+function findings(report: CheckedPool): string {
   if (report.findings.length === 0) return '';
   const table = formatTable<PoolFinding>(
     [

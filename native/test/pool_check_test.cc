@@ -251,6 +251,27 @@ TEST_CASE_FIXTURE(PoolFixture, "every block of the journal") {
   CheckPromise(killed, torn);
 }
 
+// The fallback must reach what the damaged checkpoint held: without the last group before it, it
+// would be an older state that looks sound.
+TEST_CASE_FIXTURE(PoolFixture, "a damaged checkpoint, and the last journal block before it") {
+  PoolFixture killed;
+  MakePool(*this, killed);
+  Close();
+  const Superblock superblock = SuperblockOf(*this);
+  const uint64_t page = superblock.current.manifest_page;
+  FlipBit("meta", PagesOffset(superblock.journal_blocks) + page * kPageBytes);
+  const PoolReport page_only = Check(*this);
+  CHECK_MESSAGE(page_only.verdict == Verdict::kRecoverable, Lines(page_only));
+  const uint64_t last = superblock.current.replay.next_seq - 1;
+  FlipBit("meta", kJournalOffset + last * kBlockBytes + 80);
+  const PoolReport both = Check(*this);
+  CHECK_MESSAGE(both.verdict == Verdict::kDamaged, Lines(both));
+  CHECK(TryOpen().code() == Code::kCorrupt);
+  FlipBit("meta", kJournalOffset + last * kBlockBytes + 80);
+  Open();
+  CHECK(store().Info().used_previous_checkpoint);
+}
+
 TEST_CASE_FIXTURE(PoolFixture, "the kill ring") {
   PoolFixture killed;
   MakePool(*this, killed);

@@ -275,7 +275,10 @@ Status StoreImpl::ReplayKillRing() {
     }
     transaction.clear();
   };
-  if (ring_->Recover(pool_uuid_, io_.BootId(), last_lsn_, visit)) return Status::Ok();
+  const bool whole = ring_->Recover(pool_uuid_, io_.BootId(), last_lsn_, visit);
+  // After an orderly end nothing is expected there. What an operation that ran into Close left was
+  // never promised.
+  if (whole || superblock_.clean) return Status::Ok();
   return Status(Code::kCorrupt,
                 PathOf("ring") +
                     ": damaged, or the journal is: records are missing between the "

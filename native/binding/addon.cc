@@ -19,6 +19,7 @@
 #include "binding/pool.h"
 #include "binding/sd_notify.h"
 #include "binding/work.h"
+#include "core/thread_io.h"
 #include "nbd/limits.h"
 
 namespace flashlun::binding {
@@ -117,6 +118,22 @@ Napi::Value Info(const Napi::CallbackInfo& info) {
 Napi::Value Flush(const Napi::CallbackInfo& info) {
   return Work::Start(info.Env(),
                      OnStore(HandleArgument(info), [](Store& store) { return store.Flush(); }));
+}
+
+// checkPool(dir) -> Promise<object>. Of a pool that nobody has open; changes nothing.
+Napi::Value Check(const Napi::CallbackInfo& info) {
+  const std::string dir = StringArgument(info, 0, "dir");
+  auto report = std::make_shared<PoolReport>();
+  return Work::Start(
+      info.Env(),
+      [dir, report]() -> Status {
+        const std::unique_ptr<Io> io = MakeThreadIo();
+        Result<PoolReport> checked = CheckPool(*io, dir);
+        if (!checked.ok()) return checked.TakeStatus();
+        *report = std::move(checked.value());
+        return Status::Ok();
+      },
+      [report](Napi::Env env) { return ToJs(env, *report); });
 }
 
 // Volumes ---------------------------------------------------------------------
@@ -288,6 +305,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("open", Open);
   add("opened", Opened);
   add("close", Close);
+  add("checkPool", Check);
   add("info", Info);
   add("flush", Flush);
   add("createVolume", CreateVolume);

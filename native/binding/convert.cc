@@ -35,6 +35,10 @@ class ObjectBuilder {
     object_.Set(name, Napi::Boolean::New(env_, value));
     return *this;
   }
+  ObjectBuilder& Value(const char* name, Napi::Value value) {
+    object_.Set(name, value);
+    return *this;
+  }
   ObjectBuilder& Text(const char* name, const std::string& value) {
     object_.Set(name, value);
     return *this;
@@ -159,6 +163,46 @@ Napi::Value ToJs(Napi::Env env, const StoreInfo& store) {
       .Flag("direct", store.direct)
       .Text("ioBackend", store.io_backend)
       .Text("ioNote", store.io_note)
+      .Done();
+}
+
+Napi::Value ToJs(Napi::Env env, const Finding& finding) {
+  return ObjectBuilder(env)
+      .Text("severity", SeverityName(finding.severity))
+      .Text("file", finding.file)
+      .Text("place", finding.place)
+      .Text("text", finding.text)
+      .Done();
+}
+
+Napi::Value ToJs(Napi::Env env, const PoolReport& report) {
+  ObjectBuilder found(env);
+  for (size_t i = 0; i < kSeverities; ++i)
+    found.Count(SeverityName(static_cast<Severity>(i)), report.found[i]);
+  return ObjectBuilder(env)
+      .Text("verdict", VerdictName(report.verdict))
+      .Value("findings", ToJs(env, report.findings))
+      .Value("found", found.Done())
+      .Text("poolUuid", report.pool_uuid)
+      .Flag("closedInOrder", report.closed_in_order)
+      .Count("generation", report.generation)
+      .Count("superblockCopies", report.superblock_copies)
+      .Count("currentLsn", report.current_lsn)
+      .Count("previousLsn", report.previous_lsn)
+      .Count("usedPages", report.used_pages)
+      .Count("areaPages", report.area_pages)
+      .Count("journalBlocks", report.journal_blocks)
+      .Count("groups", report.groups)
+      .Count("records", report.records)
+      .Count("ringRecords", report.ring_records)
+      .Count("lastLsn", report.last_lsn)
+      .Count("volumes", report.volumes)
+      .Count("relationships", report.relationships)
+      .Count("mappedTracks", report.mapped_tracks)
+      .Count("usedTracks", report.used_tracks)
+      .Count("capacityTracks", report.capacity_tracks)
+      .Count("tracksBytes", report.tracks_bytes)
+      .Count("neededBytes", report.needed_bytes)
       .Done();
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/pool_check.h"
 #include "core/store.h"
 
 namespace flashlun::binding {
@@ -29,6 +30,8 @@ Napi::Value ToJs(Napi::Env env, const VolumeInfo& volume);
 Napi::Value ToJs(Napi::Env env, const RelationshipInfo& relationship);
 Napi::Value ToJs(Napi::Env env, const CopyBatchResult& batch);
 Napi::Value ToJs(Napi::Env env, const StoreInfo& store);
+Napi::Value ToJs(Napi::Env env, const Finding& finding);
+Napi::Value ToJs(Napi::Env env, const PoolReport& report);
 
 // Counts are far below 2^53 (limits.h), so a double holds them exactly.
 inline Napi::Value ToJs(Napi::Env env, uint64_t count) {

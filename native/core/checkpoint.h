@@ -17,6 +17,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -107,6 +108,10 @@ class Checkpoints {
   };
   // Loads `ref` into the map, which is empty, and marks its pages. kCorrupt names the page.
   Result<Loaded> Load(const CheckpointRef& ref, Map& map);
+  // Reads every page of `ref`, which did not load, and tells all that are wrong, not only the
+  // first.
+  using Found = std::function<void(uint64_t page, const std::string& what)>;
+  void Survey(const CheckpointRef& ref, const Found& found);
   // Keeps the pages of the checkpoint before the loaded one from being written. A damaged one has
   // none that matter: nothing can be opened with it.
   void KeepPrevious(const CheckpointRef& ref);
@@ -130,8 +135,11 @@ class Checkpoints {
     std::vector<uint32_t> leaves;  // ids + 1, by slot
   };
   Status ReadManifest(const CheckpointRef& ref, std::vector<uint8_t>* bytes, CheckpointTree* tree);
-  Status LoadTree(const CheckpointRef& ref, std::vector<uint8_t>* manifest, CheckpointTree* tree);
-  bool MarkTree(const CheckpointTree& tree);
+  Status LoadTree(const CheckpointRef& ref, std::vector<uint8_t>* manifest, CheckpointTree* tree,
+                  const Found* found = nullptr);
+  bool MarkTree(const CheckpointTree& tree, const Found* found = nullptr);
+  using NodeVisitor = std::function<Status(uint32_t id, Status read, const uint8_t* bytes)>;
+  Status VisitNodes(const CheckpointTree& tree, const NodeVisitor& visit);
   Status LoadNodes(const CheckpointTree& tree, Map& map);
   Status LinkLeaves(const CheckpointTree& tree, const std::vector<LoadedIndex>& indexes, Map& map);
   Status Place(const uint8_t* bytes, uint64_t count, uint64_t* page);

@@ -12,10 +12,6 @@ namespace {
 constexpr uint64_t kReadPages = 256;
 constexpr uint64_t kReadGap = 16;
 
-bool MarkRef(PageStore& pages, const PageRef& ref) {
-  return !ref.used() || pages.MarkUsed(ref.page, PagesOf(ref.form));
-}
-
 // A run of pages in memory.
 struct Window {
   std::vector<uint8_t> bytes;
@@ -32,15 +28,15 @@ struct Window {
 
 // The run that begins with ids[first] and takes in what follows close behind.
 Status ReadWindow(PageStore& pages, const CheckpointTree& tree, const std::vector<uint32_t>& ids,
-                  size_t first, Window* window) {
+                  size_t first, uint64_t most, Window* window) {
   const PageRef& ref = tree.nodes[ids[first]];
   window->page = ref.page;
   window->end = ref.page + PagesOf(ref.form);
   for (size_t i = first + 1; i < ids.size(); ++i) {
     const PageRef& other = tree.nodes[ids[i]];
     const uint64_t end = other.page + PagesOf(other.form);
-    if (other.page > window->end + kReadGap || end - window->page > kReadPages) break;
-    window->end = end;
+    if (other.page > window->end + kReadGap || end - window->page > most) break;
+    window->end = std::max(window->end, end);
   }
   window->bytes.resize((window->end - window->page) * kPageBytes);
   return pages.Read(window->page, window->bytes.data(), window->end - window->page);
@@ -61,27 +57,41 @@ Status Checkpoints::ReadManifest(const CheckpointRef& ref, std::vector<uint8_t>*
   return Status::Ok();
 }
 
+// With `found`, everything that is wrong is told and the rest is read all the same.
 Status Checkpoints::LoadTree(const CheckpointRef& ref, std::vector<uint8_t>* manifest,
-                             CheckpointTree* tree) {
+                             CheckpointTree* tree, const Found* found) {
   if (Status status = ReadManifest(ref, manifest, tree); !status.ok()) return status;
   tree->nodes.resize(tree->table.size() * kRefsPerTablePage);
   for (size_t i = 0; i < tree->table.size(); ++i) {
     const PageRef& page = tree->table[i];
     if (!page.used()) continue;
     uint8_t bytes[kPageBytes];
-    if (Status status = pages_.Read(page.page, bytes, 1); !status.ok()) return status;
-    if (Checksum(bytes, sizeof bytes) != page.crc ||
-        !DecodeTablePage(bytes, &tree->nodes[i * kRefsPerTablePage]))
-      return Damaged("a table page", page.page);
+    Status status = pages_.Read(page.page, bytes, 1);
+    if (status.ok() && (Checksum(bytes, sizeof bytes) != page.crc ||
+                        !DecodeTablePage(bytes, &tree->nodes[i * kRefsPerTablePage])))
+      status = Damaged("a table page", page.page);
+    if (status.ok()) continue;
+    if (found == nullptr) return status;
+    (*found)(page.page, status.message());
+    std::fill_n(tree->nodes.begin() + static_cast<std::ptrdiff_t>(i * kRefsPerTablePage),
+                kRefsPerTablePage, PageRef{});
   }
   return Status::Ok();
 }
 
 // Two refs to one page would let the next checkpoint free a page that is in use.
-bool Checkpoints::MarkTree(const CheckpointTree& tree) {
-  bool sound = pages_.MarkUsed(tree.manifest.page, tree.manifest.count);
-  for (const PageRef& ref : tree.table) sound = sound && MarkRef(pages_, ref);
-  for (const PageRef& ref : tree.nodes) sound = sound && MarkRef(pages_, ref);
+bool Checkpoints::MarkTree(const CheckpointTree& tree, const Found* found) {
+  bool sound = true;
+  const auto mark = [&](uint64_t page, uint64_t count) {
+    if (pages_.MarkUsed(page, count)) return;
+    sound = false;
+    if (found != nullptr)
+      (*found)(page, "page " + std::to_string(page) + " has two places in one checkpoint");
+  };
+  mark(tree.manifest.page, tree.manifest.count);
+  for (const std::vector<PageRef>* refs : {&tree.table, &tree.nodes})
+    for (const PageRef& ref : *refs)
+      if (ref.used()) mark(ref.page, PagesOf(ref.form));
   return sound;
 }
 
@@ -115,34 +125,61 @@ Result<Checkpoints::Loaded> Checkpoints::Load(const CheckpointRef& ref, Map& map
   return loaded;
 }
 
-// Reads all nodes in page order, in long runs, then connects index nodes and leaves.
-Status Checkpoints::LoadNodes(const CheckpointTree& tree, Map& map) {
+// Reads all nodes in page order, in long runs. `visit` gets each one whose checksum fits, or why it
+// could not be read; it decides whether that ends the walk.
+Status Checkpoints::VisitNodes(const CheckpointTree& tree, const NodeVisitor& visit) {
   std::vector<uint32_t> ids;
   for (size_t id = 0; id < tree.nodes.size(); ++id)
     if (tree.nodes[id].used()) ids.push_back(static_cast<uint32_t>(id));
   std::sort(ids.begin(), ids.end(),
             [&tree](uint32_t a, uint32_t b) { return tree.nodes[a].page < tree.nodes[b].page; });
-  map.nodes().BeginRestore(tree.nodes.size());
   Window window;
-  std::vector<LoadedIndex> indexes;
   for (size_t i = 0; i < ids.size(); ++i) {
     const PageRef& ref = tree.nodes[ids[i]];
-    if (!window.Has(ref))
-      if (Status status = ReadWindow(pages_, tree, ids, i, &window); !status.ok()) return status;
-    const uint8_t* bytes = window.At(ref);
-    if (Checksum(bytes, PagesOf(ref.form) * kPageBytes) != ref.crc)
-      return Damaged("a node", ref.page);
-    if (ref.form == PageForm::kIndex) {
+    Status read;
+    if (!window.Has(ref)) read = ReadWindow(pages_, tree, ids, i, kReadPages, &window);
+    // One bad place of the disk must not hide what is around it.
+    if (!read.ok()) read = ReadWindow(pages_, tree, ids, i, 0, &window);
+    if (!read.ok()) window = Window{};
+    const uint8_t* bytes = read.ok() ? window.At(ref) : nullptr;
+    if (read.ok() && Checksum(bytes, PagesOf(ref.form) * kPageBytes) != ref.crc)
+      read = Damaged("a node", ref.page);
+    if (Status status = visit(ids[i], std::move(read), bytes); !status.ok()) return status;
+  }
+  return Status::Ok();
+}
+
+// Reads all nodes, then connects index nodes and leaves.
+Status Checkpoints::LoadNodes(const CheckpointTree& tree, Map& map) {
+  map.nodes().BeginRestore(tree.nodes.size());
+  std::vector<LoadedIndex> indexes;
+  Status status = VisitNodes(tree, [&](uint32_t id, Status read, const uint8_t* bytes) {
+    if (!read.ok()) return read;
+    if (tree.nodes[id].form == PageForm::kIndex) {
       indexes.push_back({new IndexNode, DecodeIndexPage(bytes)});
-      map.nodes().Restore(ids[i], indexes.back().index);
+      map.nodes().Restore(id, indexes.back().index);
     } else {
       auto* leaf = new Leaf;
-      map.nodes().Restore(ids[i], leaf);
-      DecodeLeafPage(bytes, ref.form, leaf);
+      map.nodes().Restore(id, leaf);
+      DecodeLeafPage(bytes, tree.nodes[id].form, leaf);
     }
-  }
+    return Status::Ok();
+  });
+  if (!status.ok()) return status;
   map.nodes().EndRestore();
   return LinkLeaves(tree, indexes, map);
+}
+
+void Checkpoints::Survey(const CheckpointRef& ref, const Found& found) {
+  std::vector<uint8_t> manifest;
+  CheckpointTree tree;
+  if (Status status = LoadTree(ref, &manifest, &tree, &found); !status.ok())
+    return found(ref.manifest_page, status.message());
+  MarkTree(tree, &found);
+  (void)VisitNodes(tree, [&](uint32_t id, Status read, const uint8_t*) {
+    if (!read.ok()) found(tree.nodes[id].page, read.message());
+    return Status::Ok();
+  });
 }
 
 Status Checkpoints::LinkLeaves(const CheckpointTree& tree, const std::vector<LoadedIndex>& indexes,

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/status.h"
 
@@ -27,6 +28,7 @@ struct OpenOptions {
   // multiples of kDirectAlign; reads and all memory may be anything. kInvalid where the file system
   // does not have it.
   bool direct = false;
+  bool read_only = false;  // nothing is ever written through it (pool check)
 };
 
 // An open file or block device. Offsets and lengths are bytes. Short transfers are completed inside
@@ -126,6 +128,8 @@ class Io {
   // it.
   virtual Result<std::shared_ptr<void>> Lock(const std::string& path) = 0;
   virtual Result<std::unique_ptr<SharedMemory>> MapShared(const std::string& path, size_t size) = 0;
+  // A private copy of what MapShared would show; makes and changes nothing.
+  virtual Result<std::unique_ptr<SharedMemory>> ReadShared(const std::string& path, size_t size);
   // Changes with every boot of the machine, never during one.
   virtual std::string BootId() = 0;
   // 36 characters, never the same twice.
@@ -135,5 +139,24 @@ class Io {
   virtual Result<std::unique_ptr<IoQueue>> MakeQueue(IoBackend backend) = 0;
   virtual std::unique_ptr<Task> Spawn(const char* name, std::function<void()> body) = 0;
 };
+
+// Memory of this process only.
+class HeapMemory final : public SharedMemory {
+ public:
+  explicit HeapMemory(size_t size) : bytes_(size) {}
+  uint8_t* data() override { return bytes_.data(); }
+  size_t size() const override { return bytes_.size(); }
+
+ private:
+  std::vector<uint8_t> bytes_;
+};
+
+inline Result<std::unique_ptr<SharedMemory>> Io::ReadShared(const std::string& path, size_t size) {
+  Result<std::unique_ptr<File>> file = OpenFile(path, {.read_only = true});
+  if (!file.ok()) return file.TakeStatus();
+  auto memory = std::make_unique<HeapMemory>(size);
+  if (Status status = file.value()->Pread(0, memory->data(), size); !status.ok()) return status;
+  return std::unique_ptr<SharedMemory>(std::move(memory));
+}
 
 }  // namespace flashlun

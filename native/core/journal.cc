@@ -138,6 +138,19 @@ Result<bool> Journal::ReadBlock(uint64_t seq, uint64_t max_epoch, uint8_t* block
          header.used <= kPayloadBytes && header.crc == SeededCrc(block, header.open_epoch, seq);
 }
 
+Result<Journal::Slot> Journal::Inspect(uint64_t slot) {
+  uint8_t block[kBlockBytes];
+  Status status = file_.Pread(offset_ + slot * kBlockBytes, block, kBlockBytes);
+  if (!status.ok()) return status;
+  const Header header = ReadRecord<Header>(block);
+  if (header.magic == Header::kMagic && header.seq % blocks_ == slot &&
+      header.used <= kPayloadBytes && header.crc == SeededCrc(block, header.open_epoch, header.seq))
+    return Slot{Slot::kBlock, header.seq, header.group};
+  const bool blank =
+      std::all_of(block, block + kBlockBytes, [](uint8_t byte) { return byte == 0; });
+  return Slot{blank ? Slot::kBlank : Slot::kBroken};
+}
+
 Result<JournalPosition> Journal::Replay(const JournalPosition& start, uint64_t max_epoch,
                                         const Visitor& visit) {
   JournalPosition done = start;    // behind the last complete group

@@ -50,6 +50,14 @@ class Journal {
   Result<JournalPosition> Replay(const JournalPosition& start, uint64_t max_epoch,
                                  const Visitor& visit);
 
+  // What one place of the ring holds, whatever the log needs of it.
+  struct Slot {
+    enum State { kBlank, kBlock, kBroken } state = kBlank;
+    uint64_t seq = 0;    // of a block
+    uint64_t group = 0;  // of a block
+  };
+  Result<Slot> Inspect(uint64_t slot);
+
   // Blocks that a group of these records takes.
   static uint64_t BlocksFor(const RecordBatch& batch);
   // Writes the batch as one group at `position` and makes it durable. Returns the position behind

@@ -70,7 +70,7 @@ void KillRing::Reset(const std::string& pool_uuid, const std::string& boot_id) {
   ++h->session;
   h->identity_crc = IdentityCrc(h->pool_uuid, h->boot_id, h->session);
   h->tail.store(0);
-  std::memset(ring_, 0, std::min<size_t>(capacity_, sizeof(RecordFrame)));
+  std::memset(ring_, 0, capacity_);
   head_ = 0;
   tail_.store(0);
   std::atomic_signal_fence(std::memory_order_seq_cst);
@@ -99,38 +99,59 @@ void KillRing::SetTail(uint64_t position) {
   tail_.store(position, std::memory_order_release);
 }
 
-void KillRing::Recover(const std::string& pool_uuid, const std::string& boot_id, uint64_t after,
-                       const std::function<void(uint64_t, const uint8_t*, size_t)>& visit) const {
+KillRing::Owner KillRing::OwnerOf(const std::string& pool_uuid, const std::string& boot_id) const {
   const Header* h = header();
+  if (h->magic == 0) return Owner::kVoid;
   if (h->magic != Header::kMagic ||
       h->identity_crc != IdentityCrc(h->pool_uuid, h->boot_id, h->session))
-    return;
+    return Owner::kDamaged;
   char uuid[40];
   char boot[40];
   CopyString(uuid, pool_uuid);
   CopyString(boot, boot_id);
-  if (std::memcmp(uuid, h->pool_uuid, sizeof uuid) != 0 ||
-      std::memcmp(boot, h->boot_id, sizeof boot) != 0)
-    return;
-  uint64_t position = h->tail.load();
+  if (std::memcmp(uuid, h->pool_uuid, sizeof uuid) != 0) return Owner::kOtherPool;
+  return std::memcmp(boot, h->boot_id, sizeof boot) == 0 ? Owner::kThisBoot : Owner::kOtherBoot;
+}
+
+bool KillRing::Recover(const std::string& pool_uuid, const std::string& boot_id, uint64_t after,
+                       const std::function<void(uint64_t, const uint8_t*, size_t)>& visit) const {
+  if (OwnerOf(pool_uuid, boot_id) != Owner::kThisBoot) return true;
+  uint64_t position = header()->tail.load();
   const uint64_t end = position + capacity_;
   uint64_t expected = after + 1;
+  RecordFrame frame;
   uint8_t record[kMaxRecordBytes];
-  while (position + sizeof(RecordFrame) <= end) {
-    RecordFrame frame;
-    CopyOut(position, &frame, sizeof frame);
-    if (frame.position != position || frame.length > sizeof record ||
-        position + sizeof frame + frame.length > end)
-      return;
-    CopyOut(position + sizeof frame, record, frame.length);
-    if (frame.crc != frame.Checksum(h->identity_crc, record)) return;
-    if (frame.lsn > expected) return;
+  while (ReadFrame(position, end, &frame, record)) {
+    if (frame.lsn > expected) return false;
     if (frame.lsn == expected) {
       visit(frame.lsn, record, frame.length);
       ++expected;
     }
     position += sizeof frame + frame.length;
   }
+  return !FrameBehind(position, end, expected);
+}
+
+// The frame at `position`, when it checks.
+bool KillRing::ReadFrame(uint64_t position, uint64_t end, RecordFrame* frame,
+                         uint8_t* record) const {
+  if (position + sizeof *frame > end) return false;
+  CopyOut(position, frame, sizeof *frame);
+  if (frame->position != position || frame->length > kMaxRecordBytes ||
+      position + sizeof *frame + frame->length > end)
+    return false;
+  CopyOut(position + sizeof *frame, record, frame->length);
+  return frame->crc == frame->Checksum(header()->identity_crc, record);
+}
+
+// Whether a frame of an LSN from `lsn` on checks anywhere behind `position`.
+bool KillRing::FrameBehind(uint64_t position, uint64_t end, uint64_t lsn) const {
+  static_assert(sizeof(RecordFrame) % 8 == 0);  // and so are all records (records.h)
+  RecordFrame frame;
+  uint8_t record[kMaxRecordBytes];
+  for (position += 8; position + sizeof frame <= end; position += 8)
+    if (ReadFrame(position, end, &frame, record) && frame.lsn >= lsn) return true;
+  return false;
 }
 
 void KillRing::CopyIn(uint64_t position, const void* data, size_t length) {

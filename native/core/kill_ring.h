@@ -33,9 +33,15 @@ class KillRing {
 
   explicit KillRing(std::unique_ptr<SharedMemory> memory);
 
+  // Whose records the ring holds. kVoid: nobody's, it says so itself (Invalidate).
+  enum class Owner { kThisBoot, kOtherBoot, kOtherPool, kVoid, kDamaged };
+  Owner OwnerOf(const std::string& pool_uuid, const std::string& boot_id) const;
+
   // Calls `visit` for the records with an LSN above `after`, in order, as far as they are
-  // contiguous from after + 1. Nothing when the ring is another pool's, another boot's, or damaged.
-  void Recover(
+  // contiguous from after + 1. Nothing when the ring is not this pool's of this boot. False: an
+  // intact record stands behind one that is missing or damaged. A kill leaves no such thing: it
+  // stops one writer, and records are written in order.
+  bool Recover(
       const std::string& pool_uuid, const std::string& boot_id, uint64_t after,
       const std::function<void(uint64_t lsn, const uint8_t* record, size_t length)>& visit) const;
 
@@ -44,7 +50,8 @@ class KillRing {
   // Makes the ring worthless for recovery: what its records point at may be lost (trap T12).
   void Invalidate();
 
-  // Empties the ring and makes it this session's.
+  // Empties the ring and makes it this session's. All of it: a record that an earlier session left
+  // unfinished must not be taken for one behind this session's.
   void Reset(const std::string& pool_uuid, const std::string& boot_id);
 
   // Precondition: Fits(length).
@@ -61,6 +68,8 @@ class KillRing {
   struct Header;
   struct RecordFrame;
 
+  bool ReadFrame(uint64_t position, uint64_t end, RecordFrame* frame, uint8_t* record) const;
+  bool FrameBehind(uint64_t position, uint64_t end, uint64_t lsn) const;
   void CopyIn(uint64_t position, const void* data, size_t length);
   void CopyOut(uint64_t position, void* data, size_t length) const;
   Header* header() const;

@@ -200,8 +200,10 @@ class Map {
   // waiting when the checkpoint was taken).
   void CountOwners(const std::vector<VolumeState*>& volumes);
   // Rebuilds the counts of tracks, of mapped and of inherited entries from the trees. A message
-  // when the map contradicts itself.
-  std::string RebuildCounts(const std::vector<VolumeState*>& volumes);
+  // when the map contradicts itself; with `told`, every leaf that does is reported, and none ends
+  // it.
+  using Told = std::function<void(const VolumeState&, uint64_t first_track, const std::string&)>;
+  std::string RebuildCounts(const std::vector<VolumeState*>& volumes, const Told* told = nullptr);
   // Bytes that the tracks area must have for every mapped sub-block to be in it. After
   // RebuildCounts.
   uint64_t needed_bytes() const { return needed_bytes_; }

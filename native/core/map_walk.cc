@@ -141,21 +141,24 @@ uint64_t Map::CountInherited(const VolumeState& volume) const {
   return count;
 }
 
-std::string Map::RebuildCounts(const std::vector<VolumeState*>& volumes) {
+std::string Map::RebuildCounts(const std::vector<VolumeState*>& volumes, const Told* told) {
   std::unordered_set<const void*> seen;
   for (VolumeState* volume : volumes) {
     volume->mapped_tracks = 0;
-    for (auto& place : volume->root) {
-      IndexNode* index = place.load(std::memory_order_relaxed);
+    for (size_t at = 0; at < volume->root.size(); ++at) {
+      IndexNode* index = volume->root[at].load(std::memory_order_relaxed);
       if (index == nullptr) continue;
       if (seen.insert(index).second) {
         uint32_t mapped = 0;
-        for (const auto& leaf_place : index->leaves) {
-          const Leaf* leaf = leaf_place.load(std::memory_order_relaxed);
+        for (uint32_t slot = 0; slot < kIndexLeaves; ++slot) {
+          const Leaf* leaf = index->leaves[slot].load(std::memory_order_relaxed);
           if (leaf == nullptr) continue;
           mapped += leaf->mapped();
           if (!seen.insert(leaf).second) continue;
-          if (std::string problem = RestoreLeaf(*leaf); !problem.empty()) return problem;
+          const std::string problem = RestoreLeaf(*leaf);
+          if (problem.empty()) continue;
+          if (told == nullptr) return problem;
+          (*told)(*volume, at * kIndexTracks + uint64_t{slot} * kLeafTracks, problem);
         }
         index->mapped.store(mapped, std::memory_order_relaxed);
       }

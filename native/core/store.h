@@ -1,7 +1,8 @@
 // Store: one open pool. Volumes are tables of pointers to 64 KiB tracks; FlashCopy Establish shares
 // the table.
 //
-// This header is all that native/nbd and native/binding see of the engine. Design:
+// This header is all that native/nbd and native/binding see of an open pool (pool_check.h: of a
+// closed one). Design:
 // ../../shared/design/track-store.md section 3, ARCHITECTURE.md "Track store".
 //
 // Thread safety: every method of Store and Volume may be called from any thread, concurrently.

@@ -12,8 +12,9 @@
 //   3 state lock       map edits, records, volumes, relationships; never held over Io (sync.h)
 // Readers and in-place writers take no state lock: they live in an epoch.
 //
-// Source files: store_open.cc recovery and close; store_io.cc read, write, zero; store_commit.cc
-// group commit, drops, checkpoints; store_async.cc asynchronous reads and writes; store_copy.cc
+// Source files: store_open.cc recovery and close; pool_check.cc the same steps, for a report;
+// store_io.cc read, write, zero; store_commit.cc group commit, drops, checkpoints; store_async.cc
+// asynchronous reads and writes; store_copy.cc
 // volumes and FlashCopy; store.cc the public face.
 #pragma once
 
@@ -43,6 +44,8 @@
 namespace flashlun {
 
 class StoreImpl {
+  friend class PoolChecker;  // runs the steps of a recovery one by one (pool_check.cc)
+
  public:
   StoreImpl(Io& io, StoreOptions options) : io_(io), options_(std::move(options)) {}
   ~StoreImpl();
@@ -103,9 +106,11 @@ class StoreImpl {
   Status Recover();
   Status LoadMap();
   Status LoadCheckpoint(const CheckpointRef& ref);
+  Status CheckLabel();
   Status CheckTracksSize();
+  Status ReplayRecords(uint64_t reach);
   Status ReplayJournal();
-  void ReplayKillRing();
+  Status ReplayKillRing();
   Status ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length);
   Status ApplyMap(uint64_t lsn, const uint8_t* record);
   Status ApplyCopy(uint64_t lsn, const uint8_t* record);

@@ -172,24 +172,27 @@ Status StoreImpl::Recover() {
       io_.MapShared(PathOf("ring"), KillRing::kHeaderBytes + superblock_.kill_ring_bytes);
   if (!memory.ok()) return memory.TakeStatus();
   ring_ = std::make_unique<KillRing>(std::move(memory.value()));
-  TracksLabel label;
-  if (Status status = data_->Pread(0, &label, sizeof label); !status.ok()) return status;
-  const TracksLabel expected = MakeLabel(pool_uuid_);
-  if (std::memcmp(&label, &expected, sizeof label) != 0)
-    return Status(Code::kCorrupt,
-                  data_->path() + ": damaged, or of another pool: its label does not match " +
-                      meta_->path() + "; nothing was changed: restore the file from a backup");
+  if (Status status = CheckLabel(); !status.ok()) return status;
   journal_ =
       std::make_unique<Journal>(*meta_, kJournalOffset, superblock_.journal_blocks, pool_uuid_);
+  const uint64_t reach = superblock_.current.lsn;
   if (Status status = LoadMap(); !status.ok()) return status;
-  if (Status status = ReplayJournal(); !status.ok()) return status;
-  durable_lsn_ = last_lsn_;
-  ReplayKillRing();
+  if (Status status = ReplayRecords(reach); !status.ok()) return status;
   map_->set_replaying(false);
   if (std::string problem = map_->RebuildCounts(VolumePointers()); !problem.empty())
     return Contradiction(options_.dir, problem);
   counters_.recovered_unclean = !superblock_.clean;
   return CheckTracksSize();
+}
+
+Status StoreImpl::CheckLabel() {
+  TracksLabel label;
+  if (Status status = data_->Pread(0, &label, sizeof label); !status.ok()) return status;
+  const TracksLabel expected = MakeLabel(pool_uuid_);
+  if (std::memcmp(&label, &expected, sizeof label) == 0) return Status::Ok();
+  return Status(Code::kCorrupt,
+                data_->path() + ": damaged, or of another pool: its label does not match " +
+                    meta_->path() + "; nothing was changed: restore the file from a backup");
 }
 
 // A sparse file reads as zeroes behind its end: a truncated one would serve them as data.
@@ -242,6 +245,20 @@ Status StoreImpl::LoadMap() {
                                    "restore the pool directory from a backup");
 }
 
+// Journal and kill ring. `reach`: the LSN of the current checkpoint. From the one before it, the
+// journal leads there; one that ends earlier has lost groups that were durable.
+Status StoreImpl::ReplayRecords(uint64_t reach) {
+  if (Status status = ReplayJournal(); !status.ok()) return status;
+  durable_lsn_ = last_lsn_;
+  if (Status status = ReplayKillRing(); !status.ok()) return status;
+  if (last_lsn_ >= reach) return Status::Ok();
+  return Status(Code::kCorrupt,
+                meta_->path() +
+                    ": damaged: the journal ends before the current checkpoint, which "
+                    "does not check either; nothing was changed: restore the file from "
+                    "a backup");
+}
+
 Status StoreImpl::ReplayJournal() {
   Result<JournalPosition> end =
       journal_->Replay(superblock_.current.replay, superblock_.open_epoch,
@@ -256,7 +273,7 @@ Status StoreImpl::ReplayJournal() {
   return Status::Ok();
 }
 
-void StoreImpl::ReplayKillRing() {
+Status StoreImpl::ReplayKillRing() {
   struct Waiting {
     uint64_t lsn;
     std::vector<uint8_t> bytes;
@@ -276,7 +293,15 @@ void StoreImpl::ReplayKillRing() {
     }
     transaction.clear();
   };
-  ring_->Recover(pool_uuid_, io_.BootId(), last_lsn_, visit);
+  const bool whole = ring_->Recover(pool_uuid_, io_.BootId(), last_lsn_, visit);
+  // After an orderly end nothing is expected there. What an operation that ran into Close left was
+  // never promised.
+  if (whole || superblock_.clean) return Status::Ok();
+  return Status(Code::kCorrupt,
+                PathOf("ring") +
+                    ": damaged, or the journal is: records are missing between the "
+                    "end of the journal and intact ones of the kill ring; nothing was "
+                    "changed: restore the pool directory from a backup");
 }
 
 Status StoreImpl::ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length) {

@@ -1,5 +1,6 @@
 #include "core/superblock.h"
 
+#include <cstdio>
 #include <cstring>
 
 #include "core/crc32c.h"
@@ -41,6 +42,8 @@ struct DiskSuperblock {
   uint32_t clean;
   DiskCheckpoint current;
   DiskCheckpoint previous;
+  uint64_t incompat_features;
+  uint64_t ro_compat_features;
 };
 static_assert(sizeof(DiskSuperblock) <= kBlockBytes);
 static_assert(kSuperblockOffsets[kSuperblockCopies - 1] + kBlockBytes <= kJournalOffset);
@@ -90,6 +93,8 @@ void Encode(const Superblock& superblock, uint32_t copy, uint8_t* block) {
   disk.clean = superblock.clean ? 1 : 0;
   disk.current = ToDisk(superblock.current);
   disk.previous = ToDisk(superblock.previous);
+  disk.incompat_features = superblock.incompat_features;
+  disk.ro_compat_features = superblock.ro_compat_features;
   std::memset(block, 0, kBlockBytes);
   std::memcpy(block, &disk, sizeof disk);
   const uint32_t crc = BlockCrc(block);
@@ -107,6 +112,8 @@ Superblock Decode(const DiskSuperblock& disk) {
   superblock.clean = disk.clean != 0;
   superblock.current = FromDisk(disk.current);
   superblock.previous = FromDisk(disk.previous);
+  superblock.incompat_features = disk.incompat_features;
+  superblock.ro_compat_features = disk.ro_compat_features;
   return superblock;
 }
 
@@ -115,6 +122,20 @@ bool Plausible(const DiskSuperblock& disk, uint32_t copy) {
          disk.capacity_tracks > 0 && disk.capacity_tracks <= kMaxPoolTracks &&
          disk.journal_blocks >= 8 && RingFits(disk.kill_ring_bytes, disk.journal_blocks) &&
          Plausible(disk.current) && Plausible(disk.previous);
+}
+
+// A pool with something this version does not know is not opened: what it does not know, it would
+// misread or leave out.
+Status CheckFeatures(const File& meta, const Superblock& superblock, Access access) {
+  const uint64_t unknown =
+      superblock.incompat_features | (access == Access::kWrite ? superblock.ro_compat_features : 0);
+  if (unknown == 0) return Status::Ok();
+  char bits[20];
+  std::snprintf(bits, sizeof bits, "0x%llx", static_cast<unsigned long long>(unknown));
+  return Status(Code::kCorrupt, meta.path() +
+                                    ": the pool has features that this flashlun does not "
+                                    "know (" +
+                                    bits + "); open it with the flashlun that made it");
 }
 
 }  // namespace
@@ -136,30 +157,49 @@ Status WriteSuperblock(File& meta, const Superblock& superblock) {
   return Status::Ok();
 }
 
-Result<Superblock> ReadSuperblock(File& meta) {
+Result<SuperblockCopy> ReadSuperblockCopy(File& meta, uint32_t copy) {
+  uint8_t block[kBlockBytes];
+  if (Status status = meta.Pread(kSuperblockOffsets[copy], block, kBlockBytes); !status.ok())
+    return status;
+  SuperblockCopy result;
+  const auto disk = ReadRecord<DiskSuperblock>(block);
+  if (disk.magic != kMagic || disk.crc != BlockCrc(block)) return result;
+  if (disk.version != kFormatVersion) {
+    result.newer_version = disk.version;
+    return result;
+  }
+  result.valid = Plausible(disk, copy);
+  if (result.valid) result.content = Decode(disk);
+  return result;
+}
+
+Result<Superblock> ReadSuperblock(File& meta, Access access) {
   Superblock best;
   bool found = false;
   uint32_t newer_version = 0;
+  Status unreadable;
   for (uint32_t copy = 0; copy < kSuperblockCopies; ++copy) {
-    uint8_t block[kBlockBytes];
-    if (Status status = meta.Pread(kSuperblockOffsets[copy], block, kBlockBytes); !status.ok())
-      return status;
-    const auto disk = ReadRecord<DiskSuperblock>(block);
-    if (disk.magic != kMagic || disk.crc != BlockCrc(block)) continue;
-    if (disk.version != kFormatVersion) {
-      newer_version = disk.version;
+    Result<SuperblockCopy> read = ReadSuperblockCopy(meta, copy);
+    if (!read.ok()) {
+      unreadable = read.TakeStatus();  // another copy may do
       continue;
     }
-    if (!Plausible(disk, copy) || (found && disk.generation <= best.generation)) continue;
-    best = Decode(disk);
+    if (read.value().newer_version != 0) newer_version = read.value().newer_version;
+    if (!read.value().valid) continue;
+    if (found && read.value().content.generation <= best.generation) continue;
+    best = std::move(read.value().content);
     found = true;
   }
-  if (found) return best;
+  if (found) {
+    if (Status status = CheckFeatures(meta, best, access); !status.ok()) return status;
+    return best;
+  }
   if (newer_version != 0)
     return Status(Code::kCorrupt,
                   meta.path() + ": the pool has format version " + std::to_string(newer_version) +
                       ", this flashlun reads version " + std::to_string(kFormatVersion) +
                       "; open it with the flashlun that made it");
+  if (!unreadable.ok()) return unreadable;
   return Status(Code::kCorrupt,
                 meta.path() +
                     ": damaged: none of the four superblock copies is valid; nothing was changed: "

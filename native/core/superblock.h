@@ -42,6 +42,9 @@ struct Superblock {
       false;  // closed in order: the journal and the kill ring hold nothing beyond the checkpoint
   CheckpointRef current;
   CheckpointRef previous;
+  // What a reader must know to read the pool (incompat) or to write to it (ro_compat). None so far.
+  uint64_t incompat_features = 0;
+  uint64_t ro_compat_features = 0;
 };
 
 // Byte offset of the journal ring in the meta file.
@@ -56,7 +59,17 @@ inline constexpr uint64_t PagesOffset(uint64_t journal_blocks) {
 bool RingFits(uint64_t kill_ring_bytes, uint64_t journal_blocks);
 
 Status WriteSuperblock(File& meta, const Superblock& superblock);
-// kCorrupt: no copy checks, or the pool was made by a newer version.
-Result<Superblock> ReadSuperblock(File& meta);
+enum class Access { kRead, kWrite };
+// kCorrupt: no copy checks, or the pool was made by a newer version, or has a feature that this one
+// does not know.
+Result<Superblock> ReadSuperblock(File& meta, Access access = Access::kWrite);
+
+// One copy, for a report.
+struct SuperblockCopy {
+  bool valid = false;
+  uint32_t newer_version = 0;  // not 0: it checks, but is of this version
+  Superblock content;          // when valid
+};
+Result<SuperblockCopy> ReadSuperblockCopy(File& meta, uint32_t copy);
 
 }  // namespace flashlun

@@ -70,8 +70,9 @@ class ThreadIo final : public Io {
 
   Result<std::unique_ptr<File>> OpenFile(const std::string& path,
                                          const OpenOptions& options) override {
-    const int flags = (options.create ? O_CREAT : 0) | (options.direct ? O_DIRECT : 0);
-    const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | flags, 0600);
+    const int flags = (options.read_only ? O_RDONLY : O_RDWR) | (options.create ? O_CREAT : 0) |
+                      (options.direct ? O_DIRECT : 0);
+    const int fd = ::open(path.c_str(), O_CLOEXEC | flags, 0600);
     if (fd < 0 && errno == EINVAL && options.direct)
       return Status(Code::kInvalid, path +
                                         ": its file system has no direct I/O (O_DIRECT): use "
@@ -96,7 +97,10 @@ class ThreadIo final : public Io {
   }
 
   Result<std::shared_ptr<void>> Lock(const std::string& path) override {
-    const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    // A pool check of a read-only copy.
+    if (fd < 0 && (errno == EROFS || errno == EACCES))
+      fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (fd < 0) return FromErrno(errno, path, "open");
     auto held = std::make_shared<LockedFd>(fd);
     // flock belongs to the open file, so it also refuses a second open in the same process, and

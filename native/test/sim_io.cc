@@ -420,6 +420,15 @@ Result<std::unique_ptr<SharedMemory>> SimIo::MapShared(const std::string& path, 
   return std::unique_ptr<SharedMemory>(std::make_unique<SimMemory>(bytes));
 }
 
+Result<std::unique_ptr<SharedMemory>> SimIo::ReadShared(const std::string& path, size_t size) {
+  const auto it = memories_.find(path);
+  if (it == memories_.end())
+    return Status(Code::kIo, "open of " + path + " failed: No such file or directory");
+  auto bytes = std::make_shared<std::vector<uint8_t>>(*it->second);
+  bytes->resize(size);
+  return std::unique_ptr<SharedMemory>(std::make_unique<SimMemory>(std::move(bytes)));
+}
+
 std::string SimIo::NewUuid() {
   char text[40];
   std::snprintf(text, sizeof text, "%016lx-%016lx", rng_(), rng_());

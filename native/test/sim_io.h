@@ -100,6 +100,7 @@ class SimIo final : public Io {
   Status SyncDir(const std::string& path) override;
   Result<std::shared_ptr<void>> Lock(const std::string& path) override;
   Result<std::unique_ptr<SharedMemory>> MapShared(const std::string& path, size_t size) override;
+  Result<std::unique_ptr<SharedMemory>> ReadShared(const std::string& path, size_t size) override;
   std::string BootId() override { return boot_id_; }
   std::string NewUuid() override;
   int64_t UnixMs() override { return ++clock_ms_; }

@@ -24,6 +24,16 @@ export interface CliContext {
 /** The user pressed Ctrl-C while the command was only watching: what it watched goes on. */
 export class Interrupted extends Error {}
 
+/** The command has said all there is to say and ends with this exit code. */
+export class EndedWith extends Error {
+  readonly exitCode: number;
+
+  constructor(exitCode: number) {
+    super(`exit code ${exitCode}`);
+    this.exitCode = exitCode;
+  }
+}
+
 /** Logs in with the command's global options, does `work`, logs out. @throws FlashlunError */
 export async function withApi(
   context: CliContext,

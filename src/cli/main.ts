@@ -7,7 +7,7 @@ import { CommanderError } from 'commander';
 import { AssertionFailure } from '../base/assert.js';
 import { ignoreClosedPipes, oneLine } from '../base/command-line.js';
 import { exitCodeOf, FlashlunError } from '../base/errors.js';
-import { type CliContext, Interrupted } from './context.js';
+import { type CliContext, EndedWith, Interrupted } from './context.js';
 import { buildProgram } from './program.js';
 
 /** What a shell reports for a command ended by SIGINT. */
@@ -37,6 +37,7 @@ export async function main(): Promise<void> {
 
 function report(error: unknown, context: CliContext): number {
   if (error instanceof CommanderError) return reportUsage(error, context);
+  if (error instanceof EndedWith) return error.exitCode;
   context.stderr.write(`flashlun: ${oneLine(messageOf(error))}\n`);
   return error instanceof Interrupted ? INTERRUPTED_EXIT : exitCodeOf(error);
 }

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { addFlashcopyCommands } from './commands/flashcopy.js';
 import { addInventoryCommands } from './commands/inventory.js';
+import { addPoolCommands } from './commands/pool.js';
 import { addServeCommand } from './commands/serve.js';
 import { addTaskCommands } from './commands/task.js';
 import { addAttachCommand, addVolumeCommands } from './commands/volume.js';
@@ -20,7 +21,7 @@ Where the server is: --server, else --data, else FLASHLUN_SERVER, else ./data, e
 On the server's own machine the data directory also gives user and password.
 
 Exit codes: 0 ok, 2 usage, 3 cannot connect, 4 server error, 5 authentication,
-            6 refused by a rule.`;
+            6 refused by a rule, 7 pool check: the next start repairs.`;
 
 /** Builds the program. Parsing errors are thrown as CommanderError; nothing is written for them. */
 export function buildProgram(context: CliContext): Command {
@@ -48,6 +49,7 @@ export function buildProgram(context: CliContext): Command {
   addFlashcopyCommands(program, context);
   addTaskCommands(program, context);
   addInventoryCommands(program, context);
+  addPoolCommands(program, context);
   return program;
 }
 

@@ -14,6 +14,7 @@ import type {
   EngineOptions,
   OnClosed,
   PairSpec,
+  PoolReport,
   RelationshipState,
   VolumeState,
 } from './types.js';
@@ -153,6 +154,16 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
 export function openedEngine(dir: string): Engine {
   const native = addon();
   return new NativeEngine(native, native.opened(dir));
+}
+
+/**
+ * Verifies the files of a pool that nobody has open, and changes none of them. Damage is not an
+ * error but what the report is about.
+ * @throws NativeError NOT_FOUND no pool there, LOCKED a server has it, CORRUPT made by a newer
+ * version, IO.
+ */
+export function checkPool(dir: string): Promise<PoolReport> {
+  return addon().checkPool(dir);
 }
 
 /**

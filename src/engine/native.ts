@@ -14,6 +14,7 @@ import type {
   EngineInfo,
   IoBackend,
   PairSpec,
+  PoolReport,
   RelationshipState,
   VolumeState,
 } from './types.js';
@@ -42,6 +43,7 @@ export interface NativeAddon {
   open(dir: string, capacityBytes: number, direct: boolean, io: IoBackend): Promise<PoolHandle>;
   opened(dir: string): PoolHandle;
   close(handle: PoolHandle): Promise<void>;
+  checkPool(dir: string): Promise<PoolReport>;
   info(handle: PoolHandle): EngineInfo;
   flush(handle: PoolHandle): Promise<void>;
 

@@ -112,6 +112,56 @@ export interface EngineInfo {
   readonly ioNote: string;
 }
 
+/**
+ * What a finding of a pool check means: `note` nothing is wrong, `harmless` whole elsewhere or not
+ * needed, `repairable` an open gets over it, `loss` an open refuses the pool or content is gone.
+ */
+export type Severity = 'note' | 'harmless' | 'repairable' | 'loss';
+
+export interface PoolFinding {
+  readonly severity: Severity;
+  /** Of the pool directory. */
+  readonly file: string;
+  /** In the file, for example `journal block 17`; empty: the file as a whole. */
+  readonly place: string;
+  readonly text: string;
+}
+
+/** A pool that nobody has open, verified. Mirrors `PoolReport` of native/core/pool_check.h. */
+export interface PoolReport {
+  /** `recoverable`: an open succeeds and repairs. */
+  readonly verdict: 'clean' | 'recoverable' | 'damaged';
+  /** The worst first; at most 1,000. */
+  readonly findings: readonly PoolFinding[];
+  /** All of them, counted. */
+  readonly found: Readonly<Record<Severity, number>>;
+  /** Empty when no superblock copy is valid; the rest is then 0. */
+  readonly poolUuid: string;
+  readonly closedInOrder: boolean;
+  readonly generation: number;
+  /** Of four: valid and of this generation. */
+  readonly superblockCopies: number;
+  /** The state that the checkpoints hold is that after this record. */
+  readonly currentLsn: number;
+  readonly previousLsn: number;
+  /** 4 KiB pages that both checkpoints use, and that the file has. */
+  readonly usedPages: number;
+  readonly areaPages: number;
+  readonly journalBlocks: number;
+  /** What an open would replay from the journal, and then from the kill ring. */
+  readonly groups: number;
+  readonly records: number;
+  readonly ringRecords: number;
+  readonly lastLsn: number;
+  readonly volumes: number;
+  readonly relationships: number;
+  readonly mappedTracks: number;
+  readonly usedTracks: number;
+  readonly capacityTracks: number;
+  readonly tracksBytes: number;
+  readonly neededBytes: number;
+}
+
 /** What negotiation agreed with one NBD client; the native transmission phase starts from it. */
 export interface AdoptOptions {
   readonly volumeId: number;

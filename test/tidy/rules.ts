@@ -23,7 +23,8 @@ const EDGES: Readonly<Record<string, readonly string[]>> = {
   metrics: ['base', 'engine', 'array', 'copyservices', 'nbd'],
   api: ['base', 'engine', 'metadata', 'array', 'copyservices', 'metrics'],
   // Clients of the HTTP API: they see no part of the server but the types of its answers.
-  cli: ['base', 'api (types)', 'main (dynamic)'],
+  // `serve` and `pool check` run in the process of the command: each a file of src, loaded then.
+  cli: ['base', 'api (types)', 'main (dynamic)', 'pool-check (types)', 'pool-check (dynamic)'],
   esscli: ['base'],
 };
 /** Files directly in src put the parts together and may import all of them. */

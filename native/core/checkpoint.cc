@@ -111,12 +111,13 @@ LeafImage ImageOfLeaf(const Map& map, const Leaf& leaf) {
 }
 
 void Capture::Begin(Map& map, const std::vector<VolumeState*>& volumes,
-                    const std::vector<RelationState>& relations, uint64_t lsn,
-                    uint64_t next_relation) {
+                    const std::vector<RelationState>& relations, const std::vector<AreaSpec>& areas,
+                    uint64_t lsn, uint64_t next_relation) {
   FL_CHECK(leaves_.empty() && manifest_.volumes.empty());
   lsn_ = lsn;
   manifest_.next_relation = next_relation;
   manifest_.relations = relations;
+  manifest_.areas = areas;
   for (const VolumeState* volume : volumes) {
     ManifestVolume described = Describe(*volume);
     for (const auto& place : volume->root) {
@@ -320,6 +321,7 @@ class Loader {
       out->volumes.push_back(std::move(volume));
     }
     out->relations = std::move(manifest.relations);
+    out->areas = std::move(manifest.areas);
     out->next_relation = manifest.next_relation;
     return true;
   }

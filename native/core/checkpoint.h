@@ -33,7 +33,8 @@ class Capture {
  public:
   // Under the state lock. `volumes` in id order.
   void Begin(Map& map, const std::vector<VolumeState*>& volumes,
-             const std::vector<RelationState>& relations, uint64_t lsn, uint64_t next_relation);
+             const std::vector<RelationState>& relations, const std::vector<AreaSpec>& areas,
+             uint64_t lsn, uint64_t next_relation);
   // Under the state lock: takes the leaf's image now if that has not happened yet.
   void Take(const Map& map, Leaf* leaf);
   // Under the state lock: the leaf's image, taking it now if it was not taken earlier.
@@ -75,6 +76,7 @@ class CheckpointWriter {
 struct LoadedCheckpoint {
   std::vector<std::shared_ptr<VolumeState>> volumes;
   std::vector<RelationState> relations;
+  std::vector<AreaSpec> areas;
   uint64_t next_relation = 1;
 };
 

@@ -18,8 +18,9 @@
 namespace flashlun {
 
 struct OpenOptions {
-  bool create = false;  // made when missing
-  bool direct = false;  // O_DIRECT: past the page cache (cache mode `none`)
+  bool create = false;     // made when missing
+  bool direct = false;     // O_DIRECT: past the page cache (cache mode `none`)
+  bool exclusive = false;  // kLocked for a block device that is mounted or otherwise in use
 };
 
 // An open file or block device. Offsets and lengths are bytes. Short transfers are completed inside
@@ -48,6 +49,8 @@ class File {
   virtual void DropCache() = 0;
   virtual Result<uint64_t> Size() = 0;
   virtual Status Truncate(uint64_t size) = 0;
+  // A block device: its size cannot be changed.
+  virtual bool fixed_size() const { return false; }
   const std::string& path() const { return path_; }
 
  protected:

@@ -13,6 +13,7 @@
 // Thread safety: Find is lock-free inside an epoch; everything else needs the store's state lock.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -68,6 +69,10 @@ struct VolumeState {
   std::atomic<Gate> gate{Gate::kOpen};
   std::atomic<uint32_t> attached{0};
   bool deleted = false;
+  // Constant after creation: the data area that fresh tracks come from, and whether the volume's
+  // whole size is claimed there (allocator.h).
+  uint32_t pool = 0;
+  bool thick = false;
   std::vector<std::atomic<IndexNode*>> root;
 
   // FlashCopy target side. A leaf slot with its bit set is inherited as a whole (nothing in it
@@ -162,9 +167,8 @@ class Map {
   // Rebuilds track counts and mapped counts from the trees. A message when the map contradicts
   // itself.
   std::string RebuildCounts(const std::vector<VolumeState*>& volumes);
-  // Bytes that the tracks area must have for every mapped sub-block to be in it. After
-  // RebuildCounts.
-  uint64_t needed_bytes() const { return needed_bytes_; }
+  // Bytes that a data area must have for every mapped sub-block to be in it. After RebuildCounts.
+  uint64_t needed_bytes(uint32_t area) const { return needed_bytes_[area]; }
 
   // Called with a leaf that is about to change or die while its capture is pending
   // (checkpoint.h).
@@ -193,13 +197,13 @@ class Map {
   void Emit(Drop drop);
   void RefEntry(const Entry& entry);
   void ApplyLeaf(const Drop& drop, std::vector<Drop>* more);
-  std::string RestoreLeaf(const Leaf& leaf);
+  std::string RestoreLeaf(const Leaf& leaf, bool thick);
 
   Allocator allocator_;
   PartialTable partials_;
   std::vector<Drop> drops_;
   bool replaying_ = false;
-  uint64_t needed_bytes_ = 0;
+  std::array<uint64_t, kMaxAreas> needed_bytes_{};
 };
 
 }  // namespace flashlun

@@ -23,6 +23,8 @@ enum class RecordType : uint8_t {
   kEndRelation = 3,  // withdrawn, or the copy is complete
   kCreateVolume = 4,
   kDeleteVolume = 5,
+  kAddPool = 9,
+  kGrowPool = 10,
 };
 
 inline constexpr uint8_t kRecordMore = 1 << 0;       // the transaction goes on in the next record
@@ -33,8 +35,8 @@ struct RecordHeader {
   uint8_t length_words;  // of 8 bytes, header included
   uint8_t flags;
   uint8_t reserved;
-  uint16_t volume;  // MAP, CREATE, DELETE; ESTABLISH: source
-  uint16_t extra;   // MAP: mask; ESTABLISH: target; CREATE: bytes of the name
+  uint16_t volume;  // MAP, CREATE, DELETE; ESTABLISH: source; ADD_POOL, GROW_POOL: the data area
+  uint16_t extra;   // MAP: mask; ESTABLISH: target; CREATE, ADD_POOL: bytes of the name
 };
 static_assert(sizeof(RecordHeader) == 8);
 
@@ -64,15 +66,32 @@ struct CreateVolumeRecord {
   RecordHeader header;
   uint64_t size_bytes;
   int64_t created_unix_ms;
+  uint16_t pool;   // data area that its tracks come from
+  uint16_t flags;  // VolumeFlag bits
+  uint32_t reserved;
   char name[kMaxNameBytes];  // `header.extra` bytes, the rest zero
 };
-static_assert(sizeof(CreateVolumeRecord) == 24 + kMaxNameBytes);
+static_assert(sizeof(CreateVolumeRecord) == 32 + kMaxNameBytes);
 
 struct DeleteVolumeRecord {
   RecordHeader header;
 };
 
-inline constexpr size_t kMaxRecordBytes = sizeof(CreateVolumeRecord);
+struct AddPoolRecord {
+  RecordHeader header;
+  uint64_t capacity_tracks;
+  char name[kMaxPoolNameBytes];  // `header.extra` bytes, the rest zero
+  char path[kMaxPoolPathBytes];  // ends with a zero byte
+};
+static_assert(sizeof(AddPoolRecord) == 16 + kMaxPoolNameBytes + kMaxPoolPathBytes);
+
+struct GrowPoolRecord {
+  RecordHeader header;
+  uint64_t capacity_tracks;
+};
+static_assert(sizeof(GrowPoolRecord) == 16);
+
+inline constexpr size_t kMaxRecordBytes = sizeof(AddPoolRecord);
 
 template <typename Record>
 RecordHeader MakeHeader(RecordType type, uint16_t volume, uint16_t extra) {
@@ -122,6 +141,12 @@ inline size_t RecordLength(const uint8_t* data, size_t available) {
       break;
     case RecordType::kDeleteVolume:
       expected = sizeof(DeleteVolumeRecord);
+      break;
+    case RecordType::kAddPool:
+      expected = sizeof(AddPoolRecord);
+      break;
+    case RecordType::kGrowPool:
+      expected = sizeof(GrowPoolRecord);
       break;
   }
   return length == expected ? length : 0;

@@ -71,7 +71,7 @@ void StoreImpl::FlushAsync(FlushWaiter* waiter) {
     return waiter->Done(Status(Code::kClosed, "the pool is closing"));
   }
   ++counters_.flushes;
-  if (!commit_running_ && pending_.empty() && !data_dirty_.load()) {
+  if (!commit_running_ && pending_.empty() && !areas_.dirty()) {
     lock.unlock();
     return waiter->Done(Status::Ok());
   }
@@ -159,9 +159,10 @@ void StoreImpl::CommitOnce(Monitor::Lock& lock) {
   lock.unlock();
 
   Status status = is_poisoned_.load() ? PoisonedStatus() : Status::Ok();
-  // Cleared before the flush: a write that completes from here on sets it again for the next one.
-  if (status.ok() && data_dirty_.exchange(false) && !Mutated(Mutation::kNoDataFlush))
-    status = SyncData();
+  // Taken before the flush: a write that completes from here on marks its area again for the next
+  // one.
+  const uint32_t dirty = status.ok() ? areas_.TakeDirty() : 0;
+  if (dirty != 0 && !Mutated(Mutation::kNoDataFlush)) status = SyncData(dirty);
   if (Mutated(Mutation::kLateCut)) {
     lock.lock();
     spare_.bytes.insert(spare_.bytes.end(), pending_.bytes.begin(), pending_.bytes.end());
@@ -267,6 +268,7 @@ void StoreImpl::Reclaim(Monitor::Lock& lock) {
       }
     }
     progress_.NotifyAll();
+    if (space_idle_) space_wanted_.NotifyAll();  // there may be something to trim
     if (work.empty()) continue;
     grace_.push_front(Grace{0, std::move(work)});
     return;
@@ -293,12 +295,12 @@ void StoreImpl::ReclaimForSpace() {
 // One at a time: the kernel reports a write-back error to one fdatasync only, so a second one
 // running beside it could return success over the same loss. Here the second comes after, and finds
 // the pool poisoned.
-Status StoreImpl::SyncData() {
+Status StoreImpl::SyncData(uint32_t areas) {
   auto lock = sync_monitor_.Acquire();
   while (syncing_) sync_done_.Wait(lock);
   syncing_ = true;
   lock.unlock();
-  Status status = is_poisoned_.load() ? PoisonedStatus() : data_->Fdatasync();
+  Status status = is_poisoned_.load() ? PoisonedStatus() : areas_.Fdatasync(areas);
   if (!status.ok() && !is_poisoned_.load()) {
     // The records in the kill ring may point at data that the kernel has just lost.
     auto state = state_.Acquire();
@@ -325,6 +327,7 @@ void StoreImpl::Poison(const Status& status, const char* during) {
   is_poisoned_.store(true);
   throttled_.store(false);
   progress_.NotifyAll();
+  space_changed_.NotifyAll();
 }
 
 Status StoreImpl::PoisonedStatus() {
@@ -384,7 +387,9 @@ Status StoreImpl::CheckpointOnce(bool clean) {
     auto lock = state_.Acquire();
     std::vector<RelationState> relations;
     for (const auto& [id, relation] : relations_) relations.push_back(relation);
-    capture.Begin(*map_, VolumePointers(), relations, last_lsn_, next_relation_);
+    std::vector<AreaSpec> areas;
+    for (const auto& [number, area] : area_specs_) areas.push_back(area);
+    capture.Begin(*map_, VolumePointers(), relations, areas, last_lsn_, next_relation_);
     ref.lsn = last_lsn_;
     // A group that is being written right now begins at position_: replaying it again from here is
     // harmless, because records up to `lsn` are skipped.
@@ -399,7 +404,7 @@ Status StoreImpl::CheckpointOnce(bool clean) {
   if (!status.ok()) return status;
   // The checkpoint names tracks whose records may not have been committed: their data first (trap
   // T3).
-  if (!Mutated(Mutation::kCheckpointNoFlush)) status = SyncData();
+  if (!Mutated(Mutation::kCheckpointNoFlush)) status = SyncData(areas_.All());
   if (!status.ok()) return status;
   WaitUntilDurable(ref.lsn);
   Superblock next = superblock_;

@@ -29,7 +29,8 @@ Status FromErrno(int error, const std::string& path, const char* what) {
 
 class ThreadFile final : public File {
  public:
-  ThreadFile(std::string path, int fd) : File(std::move(path)), fd_(fd) {}
+  ThreadFile(std::string path, int fd, bool device)
+      : File(std::move(path)), fd_(fd), device_(device) {}
   ~ThreadFile() override { ::close(fd_); }
   ThreadFile(const ThreadFile&) = delete;
   ThreadFile& operator=(const ThreadFile&) = delete;
@@ -122,7 +123,10 @@ class ThreadFile final : public File {
   Result<uint64_t> Size() override {
     struct stat st;
     if (::fstat(fd_, &st) != 0) return FromErrno(errno, path(), "stat");
-    return static_cast<uint64_t>(st.st_size);
+    if (!device_) return static_cast<uint64_t>(st.st_size);
+    const off_t end = ::lseek(fd_, 0, SEEK_END);
+    if (end < 0) return FromErrno(errno, path(), "seek");
+    return static_cast<uint64_t>(end);
   }
 
   Status Truncate(uint64_t size) override {
@@ -130,8 +134,11 @@ class ThreadFile final : public File {
     return Status::Ok();
   }
 
+  bool fixed_size() const override { return device_; }
+
  private:
   const int fd_;
+  const bool device_;
   std::atomic<bool> nowait_{true};
 };
 
@@ -186,10 +193,17 @@ class ThreadIo final : public Io {
 
   Result<std::unique_ptr<File>> OpenFile(const std::string& path,
                                          const OpenOptions& options) override {
-    const int flags = (options.create ? O_CREAT : 0) | (options.direct ? O_DIRECT : 0);
+    struct stat st;
+    const bool device = ::stat(path.c_str(), &st) == 0 && S_ISBLK(st.st_mode);
+    int flags = options.direct ? O_DIRECT : 0;
+    if (options.create && !device) flags |= O_CREAT;
+    // On a block device, without O_CREAT: fails while it is mounted or part of something else.
+    if (options.exclusive && device) flags |= O_EXCL;
     const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC | flags, 0600);
+    if (fd < 0 && errno == EBUSY)
+      return Status(Code::kLocked, path + " is in use (mounted, or part of another device)");
     if (fd < 0) return FromErrno(errno, path, "open");
-    return std::unique_ptr<File>(std::make_unique<ThreadFile>(path, fd));
+    return std::unique_ptr<File>(std::make_unique<ThreadFile>(path, fd, device));
   }
 
   Status Rename(const std::string& from, const std::string& to) override {

@@ -12,7 +12,7 @@
 
 namespace flashlun {
 
-class HeldIo final : public ForwardingIo {
+class HeldIo : public ForwardingIo {
  public:
   void Hold() { held_.store(true); }
   void Release() { held_.store(false); }

@@ -84,7 +84,16 @@ class SimFile final : public File {
     if (state_->cache.size() < blocks) state_->cache.resize(blocks);
     return Status::Ok();
   }
-  Status Discard(uint64_t, uint64_t) override { return Status::Ok(); }
+  // What was discarded is undefined: here bytes that no host wrote, at once and after a crash.
+  Status Discard(uint64_t offset, uint64_t len) override {
+    io_.Step();
+    std::vector<uint8_t> garbage(SimIo::kBlock, 0xdd);
+    Status status;
+    for (uint64_t at = offset; at < offset + len && status.ok(); at += SimIo::kBlock) {
+      if (io_.rng_() % 4 == 0) status = Pwrite(at, garbage.data(), garbage.size());
+    }
+    return status;
+  }
   void StartWriteOut(uint64_t, uint64_t) override {}
   void DropCache() override {}
 

@@ -29,6 +29,7 @@ Napi::Value ToJs(Napi::Env env, const VolumeInfo& volume);
 Napi::Value ToJs(Napi::Env env, const RelationshipInfo& relationship);
 Napi::Value ToJs(Napi::Env env, const CopyBatchResult& batch);
 Napi::Value ToJs(Napi::Env env, const StoreInfo& store);
+Napi::Value ToJs(Napi::Env env, const PoolInfo& pool);
 
 // Counts are far below 2^53 (limits.h), so a double holds them exactly.
 inline Napi::Value ToJs(Napi::Env env, uint64_t count) {

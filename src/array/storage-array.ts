@@ -33,6 +33,10 @@ export interface VolumeView {
   readonly name: string;
   readonly sizeBytes: number;
   readonly usedBytes: number;
+  /** Name of the pool its space comes from. */
+  readonly pool: string;
+  /** Its whole size is reserved. */
+  readonly thick: boolean;
   /** NBD connections. */
   readonly attached: number;
   readonly createdAt: string;
@@ -59,11 +63,15 @@ export interface NewVolume {
   /** Rounded up to whole tracks. */
   readonly sizeBytes: number;
   readonly name?: string | undefined;
+  /** Default: the pool of the data directory. */
+  readonly pool?: string | undefined;
+  /** Reserves the whole size. */
+  readonly thick?: boolean | undefined;
 }
 
 type ArrayEngine = Pick<
   Engine,
-  'createVolume' | 'deleteVolume' | 'volumes' | 'volume' | 'relationships'
+  'createVolume' | 'deleteVolume' | 'volumes' | 'volume' | 'relationships' | 'pools'
 >;
 
 /** Letters and digits of any script; no blank, slash or colon, which URIs and pairs are made of. */
@@ -78,6 +86,7 @@ export class StorageArray implements ExportCatalog {
    * at once: thousands of objects a time, on the thread that everything else waits for.
    */
   readonly #index = new VolumeIndex();
+  #poolNames: readonly string[] = [];
 
   /** The volumes of `engine` from now on change through this array only. */
   constructor(engine: ArrayEngine, essSerial: string, changes: ChangeQueue) {
@@ -143,8 +152,9 @@ export class StorageArray implements ExportCatalog {
       const sizeBytes = checkSize(request.sizeBytes);
       const id = this.#chooseId(request);
       this.#checkName(name);
+      const pool = this.#poolNumber(request.pool);
       try {
-        await this.#engine.createVolume(id, sizeBytes, name);
+        await this.#engine.createVolume(id, sizeBytes, name, { pool, thick: request.thick });
       } catch (error) {
         throw fromNative(error, `create volume ${formatVolumeId(id)}`);
       }
@@ -291,6 +301,25 @@ export class StorageArray implements ExportCatalog {
     }
   }
 
+  #poolNumber(name: string | undefined): number {
+    if (name === undefined) return 0;
+    const pool = this.#engine.pools().find((each) => each.name === name);
+    if (pool !== undefined) return pool.number;
+    throw new FlashlunError(
+      'NOT_FOUND',
+      `there is no pool '${shorten(name)}'. "flashlun pool list" shows those there are.`,
+      { details: { pool: shorten(name) } },
+    );
+  }
+
+  /** Pools are few and never removed, but asked for once for every volume of a list. */
+  #poolName(number: number): string {
+    if (this.#poolNames[number] === undefined) {
+      this.#poolNames = this.#engine.pools().map((pool) => pool.name);
+    }
+    return this.#poolNames[number] ?? '';
+  }
+
   #describe(state: VolumeState): string {
     const name = state.name === '' ? '' : ` '${state.name}'`;
     const id = formatVolumeId(state.id);
@@ -305,6 +334,8 @@ export class StorageArray implements ExportCatalog {
       name: state.name,
       sizeBytes: state.sizeBytes,
       usedBytes: state.mappedTracks * TRACK_BYTES,
+      pool: this.#poolName(state.pool),
+      thick: state.thick,
       attached: state.attached,
       createdAt: new Date(state.createdUnixMs).toISOString(),
       readOps: state.readOps,

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { addFlashcopyCommands } from './commands/flashcopy.js';
 import { addInventoryCommands } from './commands/inventory.js';
+import { addPoolCommands } from './commands/pool.js';
 import { addServeCommand } from './commands/serve.js';
 import { addTaskCommands } from './commands/task.js';
 import { addAttachCommand, addVolumeCommands } from './commands/volume.js';
@@ -47,6 +48,7 @@ export function buildProgram(context: CliContext): Command {
   addAttachCommand(program, context);
   addFlashcopyCommands(program, context);
   addTaskCommands(program, context);
+  addPoolCommands(program, context);
   addInventoryCommands(program, context);
   return program;
 }

@@ -26,7 +26,7 @@ export function addPoolCommands(program: Command, context: CliContext): void {
     .description('show one pool')
     .argument('<POOL>', 'its name')
     .action((name: string, _flags: unknown, command: Command) =>
-      showPool(context, 'GET', poolPath(name), undefined, command),
+      showPool(context, command, { method: 'GET', url: poolPath(name) }),
     );
 
   jsonOption(pool.command('create'))
@@ -40,7 +40,7 @@ export function addPoolCommands(program: Command, context: CliContext): void {
         throw new FlashlunError('USAGE', `--path ${flags.path} refused: give an absolute path.`);
       }
       const body = { name, path: flags.path, ...sizeOf(flags.size) };
-      return showPool(context, 'POST', '/v1/pools', body, command);
+      return showPool(context, command, { method: 'POST', url: '/v1/pools', body });
     });
 
   jsonOption(pool.command('grow'))
@@ -48,7 +48,11 @@ export function addPoolCommands(program: Command, context: CliContext): void {
     .argument('<POOL>', 'its name')
     .option('--size <SIZE>', 'new size (default: all of a block device)')
     .action((name: string, flags: Partial<CreateFlags>, command: Command) =>
-      showPool(context, 'POST', `${poolPath(name)}/grow`, sizeOf(flags.size), command),
+      showPool(context, command, {
+        method: 'POST',
+        url: `${poolPath(name)}/grow`,
+        body: sizeOf(flags.size),
+      }),
     );
 }
 
@@ -76,14 +80,14 @@ function listPools(context: CliContext, command: Command): Promise<void> {
   });
 }
 
+/** Sends a request whose answer is one pool, and prints it. */
 function showPool(
   context: CliContext,
-  method: 'GET' | 'POST',
-  url: string,
-  body: object | undefined,
   command: Command,
+  request: { method: 'GET' | 'POST'; url: string; body?: object },
 ): Promise<void> {
   return withApi(context, command, async (api) => {
+    const { method, url, body } = request;
     const options = body === undefined ? undefined : { body };
     const pool = await api.json<PoolView>(method, url, options);
     print(context, command, pool, () =>

@@ -7,7 +7,10 @@ import type { RelationshipState } from '../../../src/engine/types.js';
 const MIB = 1024 * 1024;
 const SIZES: Record<string, number> = { '1207': 2 * MIB, '1208': MIB + 65_536 };
 
-/** `1203:1303`; 1211, 1311 and 1312 are thick, 1312 in another pool; 1207 is larger than the others, 1208 by one track. */
+/**
+ * `1203:1303`; 1211, 1311 and 1312 are thick, 1312 in another pool; 1207 is larger than the others,
+ * 1208 by one track.
+ */
 function pair(text: string): RulePair {
   const [source = '', target = ''] = text.split(':');
   const volume = (id: string) => ({

@@ -5,7 +5,7 @@
  * Runs on the main thread; `watch` looks at all pools now and then, everything else when asked.
  */
 
-import { statfs } from 'node:fs/promises';
+import { stat, statfs } from 'node:fs/promises';
 import path from 'node:path';
 import { FlashlunError, fromNative } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
@@ -238,6 +238,25 @@ function checkSize(sizeBytes: number | undefined): number {
     'SIZE_INVALID',
     `size ${sizeBytes} refused: a pool has ${formatSize(LIMITS.minPoolBytes)} to ` +
       `${formatSize(LIMITS.maxPoolBytes)}.`,
+  );
+}
+
+/**
+ * Refuses a thick volume that the file system under its pool cannot hold, before the engine begins
+ * to allocate it and takes the last space from everybody else.
+ *
+ * @throws FlashlunError NO_SPACE
+ */
+export async function checkThickFits(pool: PoolState, sizeBytes: number): Promise<void> {
+  // A device has its space.
+  if (!(await stat(pool.path)).isFile()) return;
+  const { free } = await freeSpaceOf(pool.path);
+  const allocated = (pool.readyTracks - pool.usedTracks) * TRACK_BYTES;
+  if (sizeBytes <= free + allocated) return;
+  throw new FlashlunError(
+    'NO_SPACE',
+    `a thick volume of ${formatSize(sizeBytes)} refused: the file system of ${pool.path} has ` +
+      `${formatSize(free)} left. Free space there, choose a smaller size, or create it thin.`,
   );
 }
 

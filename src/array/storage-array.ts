@@ -19,9 +19,10 @@ import {
 import { LIMITS } from '../base/limits.js';
 import { shorten } from '../base/shorten.js';
 import { formatSize } from '../base/units.js';
-import { type Engine, TRACK_BYTES, type VolumeState } from '../engine/types.js';
+import { type Engine, type PoolState, TRACK_BYTES, type VolumeState } from '../engine/types.js';
 import type { ChangeQueue } from './change-queue.js';
 import type { ExportCatalog, ExportEntry, ExportTarget } from './export-catalog.js';
+import { checkThickFits } from './pools.js';
 import { VolumeIndex } from './volume-index.js';
 import { describeRelationship } from './words.js';
 
@@ -152,9 +153,11 @@ export class StorageArray implements ExportCatalog {
       const sizeBytes = checkSize(request.sizeBytes);
       const id = this.#chooseId(request);
       this.#checkName(name);
-      const pool = this.#poolNumber(request.pool);
+      const pool = this.#pool(request.pool);
       try {
-        await this.#engine.createVolume(id, sizeBytes, name, { pool, thick: request.thick });
+        if (request.thick === true) await checkThickFits(pool, sizeBytes);
+        const placement = { pool: pool.number, thick: request.thick };
+        await this.#engine.createVolume(id, sizeBytes, name, placement);
       } catch (error) {
         throw fromNative(error, `create volume ${formatVolumeId(id)}`);
       }
@@ -301,14 +304,14 @@ export class StorageArray implements ExportCatalog {
     }
   }
 
-  #poolNumber(name: string | undefined): number {
-    if (name === undefined) return 0;
-    const pool = this.#engine.pools().find((each) => each.name === name);
-    if (pool !== undefined) return pool.number;
+  #pool(name: string | undefined): PoolState {
+    const pools = this.#engine.pools();
+    const pool = name === undefined ? pools[0] : pools.find((each) => each.name === name);
+    if (pool !== undefined) return pool;
     throw new FlashlunError(
       'NOT_FOUND',
-      `there is no pool '${shorten(name)}'. "flashlun pool list" shows those there are.`,
-      { details: { pool: shorten(name) } },
+      `there is no pool '${shorten(name ?? '')}'. "flashlun pool list" shows those there are.`,
+      { details: { pool: shorten(name ?? '') } },
     );
   }
 

@@ -46,6 +46,15 @@ test('what cannot be is refused with a line that says why', () =>
     expect(array.volumes()).toEqual([]);
   }));
 
+test('a thick volume that the disk cannot hold allocates nothing of it', () =>
+  scoped(async (scope) => {
+    const { array, pools } = await openTestArray(scope, 2 ** 48);
+    await expect(
+      array.create({ lss: '12', sizeBytes: 2 ** 46, thick: true }),
+    ).rejects.toMatchObject({ code: 'NO_SPACE' });
+    expect(pools.get('default').allocatedBytes).toBeLessThan(2 ** 30);
+  }));
+
 test('a level is left only when the figure is clearly below it', () => {
   const at = { warning: 80, critical: 95 };
   const levels = [79, 80, 78, 76, 95, 93, 91, 77, 60].reduce<string[]>((seen, percent) => {

@@ -13,6 +13,7 @@ import { Auth } from './api/auth.js';
 import { createApiServer } from './api/server.js';
 import { ChangeQueue } from './array/change-queue.js';
 import { createDemoArray } from './array/demo-array.js';
+import { Pools } from './array/pools.js';
 import { StorageArray } from './array/storage-array.js';
 import { FlashlunError, fromNative } from './base/errors.js';
 import { LIMITS } from './base/limits.js';
@@ -59,6 +60,7 @@ export interface ServerAddresses {
 /** Everything of the control plane that works on the open pool. */
 interface Services {
   readonly array: StorageArray;
+  readonly pools: Pools;
   readonly backgroundCopy: BackgroundCopy;
   readonly copyServices: CopyServices;
   readonly tasks: TaskService;
@@ -146,7 +148,7 @@ export class FlashlunServer {
     // The engine gives the file its name when the pool is complete.
     const isNewPool = !existsSync(this.#file('pool/meta'));
     const engine = await this.#openEngine();
-    if (!isNewPool) checkCapacity(config.poolCapacityBytes, engine.info().capacityTracks);
+    if (!isNewPool) checkCapacity(config.poolCapacityBytes, defaultCapacity(engine));
     const db = await this.#openDatabase();
     const settings = new SettingRepository(db);
     const essSerial = chooseEssSerial(settings, config.essSerial, engine.volumes().length > 0);
@@ -226,6 +228,8 @@ export class FlashlunServer {
     const { config, log } = this.#options;
     const changes = this.#changes;
     const array = new StorageArray(engine, essSerial, changes);
+    const pools = new Pools({ engine, changes, log: log.child({ part: 'pools' }) });
+    this.#steps.push(['pool watch', pools.watch()]);
     const copyLog = log.child({ part: 'copyservices' });
     const backgroundCopy = new BackgroundCopy({
       engine,
@@ -239,6 +243,7 @@ export class FlashlunServer {
     const taskRecords = new TaskRepository(db, LIMITS.runsPerTask);
     return {
       array,
+      pools,
       backgroundCopy,
       copyServices,
       tasks: new TaskService(taskRecords, array, copyServices, copyLog),
@@ -311,6 +316,11 @@ export class FlashlunServer {
   #file(name: string): string {
     return path.join(this.#dataDir, name);
   }
+}
+
+/** Tracks of the pool that --pool-capacity is about. */
+function defaultCapacity(engine: Engine): number {
+  return engine.pools()[0]?.capacityTracks ?? 0;
 }
 
 function poisonedText(engine: Engine): string | undefined {

@@ -138,14 +138,17 @@ Napi::Value Check(const Napi::CallbackInfo& info) {
 
 // Volumes ---------------------------------------------------------------------
 
-// createVolume(handle, id, sizeBytes, name) -> Promise
+// createVolume(handle, id, sizeBytes, name, pool number, thick) -> Promise
 Napi::Value CreateVolume(const Napi::CallbackInfo& info) {
   const uint16_t id = VolumeArgument(info, 1);
   const uint64_t size_bytes = IntegerArgument(info, 2, "sizeBytes", kMaxCount);
   const std::string name = StringArgument(info, 3, "name");
+  CreateOptions options;
+  options.pool = static_cast<uint32_t>(IntegerArgument(info, 4, "pool", kMaxAreas - 1));
+  options.thick = BooleanArgument(info, 5, "thick");
   return Work::Start(info.Env(),
-                     OnStore(HandleArgument(info), [id, size_bytes, name](Store& store) {
-                       return store.CreateVolume(id, size_bytes, name);
+                     OnStore(HandleArgument(info), [id, size_bytes, name, options](Store& store) {
+                       return store.CreateVolume(id, size_bytes, name, options);
                      }));
 }
 
@@ -176,6 +179,34 @@ Napi::Value VolumeById(const Napi::CallbackInfo& info) {
   if (volume.ok()) return ToJs(info.Env(), volume.value());
   if (volume.status().code() == Code::kNotFound) return info.Env().Undefined();
   throw MakeError(info.Env(), volume.status());
+}
+
+// Pools -----------------------------------------------------------------------
+
+// createPool(handle, name, path, capacityBytes or 0) -> Promise
+Napi::Value CreatePool(const Napi::CallbackInfo& info) {
+  const std::string name = StringArgument(info, 1, "name");
+  const std::string path = StringArgument(info, 2, "path");
+  const uint64_t capacity_bytes = IntegerArgument(info, 3, "capacityBytes", kMaxCount);
+  return Work::Start(info.Env(),
+                     OnStore(HandleArgument(info), [name, path, capacity_bytes](Store& store) {
+                       return store.CreatePool(name, path, capacity_bytes);
+                     }));
+}
+
+// growPool(handle, number, capacityBytes or 0) -> Promise
+Napi::Value GrowPool(const Napi::CallbackInfo& info) {
+  const auto number = static_cast<uint32_t>(IntegerArgument(info, 1, "number", kMaxAreas - 1));
+  const uint64_t capacity_bytes = IntegerArgument(info, 2, "capacityBytes", kMaxCount);
+  return Work::Start(info.Env(),
+                     OnStore(HandleArgument(info), [number, capacity_bytes](Store& store) {
+                       return store.GrowPool(number, capacity_bytes);
+                     }));
+}
+
+// pools(handle) -> object[]
+Napi::Value Pools(const Napi::CallbackInfo& info) {
+  return ToJs(info.Env(), UseArgument(info).store().ListPools());
 }
 
 // FlashCopy -------------------------------------------------------------------
@@ -313,6 +344,9 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("deleteVolume", DeleteVolume);
   add("volumes", Volumes);
   add("volume", VolumeById);
+  add("createPool", CreatePool);
+  add("growPool", GrowPool);
+  add("pools", Pools);
   add("establish", Establish);
   add("resync", Resync);
   add("reverse", Reverse);

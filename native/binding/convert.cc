@@ -115,6 +115,8 @@ Napi::Value ToJs(Napi::Env env, const VolumeInfo& volume) {
       .Text("name", volume.name)
       .Count("sizeBytes", volume.size_bytes)
       .Time("createdUnixMs", volume.created_unix_ms)
+      .Count("pool", volume.pool)
+      .Flag("thick", volume.thick)
       .Count("mappedTracks", volume.mapped_tracks)
       .Count("attached", volume.attached)
       .Count("readOps", volume.read_ops)
@@ -157,6 +159,7 @@ Napi::Value ToJs(Napi::Env env, const StoreInfo& store) {
       .Count("commits", store.commits)
       .Count("checkpoints", store.checkpoints)
       .Count("flushes", store.flushes)
+      .Count("trimmedTracks", store.trimmed_tracks)
       .Flag("recoveredUnclean", store.recovered_unclean)
       .Count("recoveredRecords", store.recovered_records)
       .Text("poisoned", store.poisoned)
@@ -203,6 +206,20 @@ Napi::Value ToJs(Napi::Env env, const PoolReport& report) {
       .Count("capacityTracks", report.capacity_tracks)
       .Count("tracksBytes", report.tracks_bytes)
       .Count("neededBytes", report.needed_bytes)
+      .Done();
+}
+
+Napi::Value ToJs(Napi::Env env, const PoolInfo& pool) {
+  return ObjectBuilder(env)
+      .Count("number", pool.number)
+      .Text("name", pool.name)
+      .Text("path", pool.path)
+      .Count("capacityTracks", pool.capacity_tracks)
+      .Count("usedTracks", pool.used_tracks)
+      .Count("readyTracks", pool.ready_tracks)
+      .Count("claimedTracks", pool.claimed_tracks)
+      .Count("availableTracks", pool.available_tracks)
+      .Text("growthError", pool.growth_error)
       .Done();
 }
 

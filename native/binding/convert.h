@@ -32,6 +32,7 @@ Napi::Value ToJs(Napi::Env env, const CopyBatchResult& batch);
 Napi::Value ToJs(Napi::Env env, const StoreInfo& store);
 Napi::Value ToJs(Napi::Env env, const Finding& finding);
 Napi::Value ToJs(Napi::Env env, const PoolReport& report);
+Napi::Value ToJs(Napi::Env env, const PoolInfo& pool);
 
 // Counts are far below 2^53 (limits.h), so a double holds them exactly.
 inline Napi::Value ToJs(Napi::Env env, uint64_t count) {

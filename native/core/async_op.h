@@ -36,6 +36,7 @@ struct AsyncOp {
   size_t left = 0;
   uint64_t first_track = 0;  // a write's pins
   uint32_t pins = 0;
+  uint32_t areas = 0;  // a write: the data areas it goes to, one bit each
 
   std::atomic<uint32_t> running{0};  // transfers submitted and not ended
   std::atomic<bool> failed{false};

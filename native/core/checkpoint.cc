@@ -21,12 +21,13 @@ uint64_t PagesOf(PageForm form) {
 }
 
 void Capture::Begin(Map& map, const std::vector<VolumeState*>& volumes,
-                    const std::vector<RelationState>& relations, uint64_t lsn,
-                    uint64_t next_relation) {
+                    const std::vector<RelationState>& relations, const std::vector<AreaSpec>& areas,
+                    uint64_t lsn, uint64_t next_relation) {
   FL_CHECK(ids_.empty() && manifest_.volumes.empty() && map.capture_epoch == 0);
   lsn_ = lsn;
   manifest_.next_relation = next_relation;
   manifest_.relations = relations;
+  manifest_.areas = areas;
   for (const VolumeState* volume : volumes) {
     ManifestVolume described = Describe(*volume);
     for (const auto& place : volume->root) {

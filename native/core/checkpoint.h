@@ -74,7 +74,8 @@ class Capture {
  public:
   // `volumes` in id order.
   void Begin(Map& map, const std::vector<VolumeState*>& volumes,
-             const std::vector<RelationState>& relations, uint64_t lsn, uint64_t next_relation);
+             const std::vector<RelationState>& relations, const std::vector<AreaSpec>& areas,
+             uint64_t lsn, uint64_t next_relation);
   // The node's image as of Begin, which may have been taken earlier; no form: there was no such
   // node.
   NodeImage TakeOut(Map& map, uint32_t id);
@@ -104,6 +105,7 @@ class Checkpoints {
   struct Loaded {
     std::vector<std::shared_ptr<VolumeState>> volumes;
     std::vector<RelationState> relations;
+    std::vector<AreaSpec> areas;
     uint64_t next_relation = 1;
   };
   // Loads `ref` into the map, which is empty, and marks its pages. kCorrupt names the page.

@@ -120,6 +120,7 @@ Result<Checkpoints::Loaded> Checkpoints::Load(const CheckpointRef& ref, Map& map
   }
   map.CountOwners(volumes);
   loaded.relations = std::move(manifest.relations);
+  loaded.areas = std::move(manifest.areas);
   loaded.next_relation = manifest.next_relation;
   current_ = std::move(tree);
   return loaded;

@@ -29,6 +29,7 @@ struct OpenOptions {
   // does not have it.
   bool direct = false;
   bool read_only = false;  // nothing is ever written through it (pool check)
+  bool exclusive = false;  // kLocked for a block device that is mounted or otherwise in use
 };
 
 // An open file or block device. Offsets and lengths are bytes. Short transfers are completed inside
@@ -57,6 +58,8 @@ class File {
   virtual void DropCache() = 0;
   virtual Result<uint64_t> Size() = 0;
   virtual Status Truncate(uint64_t size) = 0;
+  // A block device: its size cannot be changed.
+  virtual bool fixed_size() const { return false; }
   const std::string& path() const { return path_; }
 
  protected:

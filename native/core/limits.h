@@ -62,7 +62,14 @@ static_assert(kMaxVolumes + kMaxOpSlots + 2 * kMaxPendingPairs < 65535, "ref[] i
 // Longest NBD payload we accept: 32 MiB, what QEMU, nbd.ko and libnbd send at most (proto.md "Size
 // constraints").
 inline constexpr uint32_t kMaxPayloadBytes = 32u << 20;
-// Physical tracks are 40-bit numbers in entries; 2^32 tracks is 256 TiB of pool.
-inline constexpr uint64_t kMaxPoolTracks = uint64_t{1} << 32;
+// Physical tracks are 40-bit numbers in entries: bits 32-39 are the data area, bits 0-31 the track
+// in it, so an area has at most 256 TiB. The last track of the last possible area would be
+// kNoTrack; with 16 areas it cannot be named.
+inline constexpr uint64_t kMaxAreaTracks = uint64_t{1} << 32;
+inline constexpr uint64_t kMaxPoolTracks = kMaxAreaTracks;
+inline constexpr uint32_t kMaxAreas = 16;
+// A pool's name, and the path of its file or device.
+inline constexpr size_t kMaxPoolNameBytes = 64;
+inline constexpr size_t kMaxPoolPathBytes = 512;
 
 }  // namespace flashlun

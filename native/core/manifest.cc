@@ -5,7 +5,7 @@
 namespace flashlun {
 namespace {
 
-enum class ItemType : uint32_t { kEnd = 0, kVolume = 1, kRelation = 2 };
+enum class ItemType : uint32_t { kEnd = 0, kVolume = 1, kRelation = 2, kArea = 3 };
 
 struct ItemHeader {
   uint32_t type;
@@ -15,7 +15,8 @@ struct ItemHeader {
 struct VolumeItem {
   uint16_t id;
   uint16_t name_bytes;
-  uint32_t reserved;
+  uint16_t pool;
+  uint16_t flags;  // VolumeFlag bits
   uint64_t size_bytes;
   int64_t created_unix_ms;
   uint64_t inherited_tracks;
@@ -31,6 +32,14 @@ struct RelationItem {
   uint16_t target_id;
   uint32_t flags;
   int64_t t0_unix_ms;
+};
+
+struct AreaItem {
+  uint32_t number;
+  uint32_t name_bytes;
+  uint64_t capacity_tracks;
+  char name[kMaxPoolNameBytes];
+  char path[kMaxPoolPathBytes];  // ends with a zero byte; empty: in the pool directory
 };
 
 struct EndItem {
@@ -49,6 +58,8 @@ void PutVolume(std::vector<uint8_t>& out, const ManifestVolume& volume) {
   VolumeItem item{};
   item.id = volume.id;
   item.name_bytes = static_cast<uint16_t>(volume.name.size());
+  item.pool = static_cast<uint16_t>(volume.pool);
+  item.flags = volume.thick ? kVolumeThick : 0;
   item.size_bytes = volume.size_bytes;
   item.created_unix_ms = volume.created_unix_ms;
   item.inherited_tracks = volume.inherited_tracks;
@@ -61,6 +72,17 @@ void PutVolume(std::vector<uint8_t>& out, const ManifestVolume& volume) {
   Put(out, item);
   for (const uint64_t node : volume.root) Put(out, node);
   for (const uint64_t bits : volume.inherited_leaf_bits) Put(out, bits);
+}
+
+void PutArea(std::vector<uint8_t>& out, const AreaSpec& area) {
+  AreaItem item{};
+  item.number = area.number;
+  item.name_bytes = static_cast<uint32_t>(area.name.size());
+  item.capacity_tracks = area.capacity_tracks;
+  std::memcpy(item.name, area.name.data(), area.name.size());
+  std::memcpy(item.path, area.path.data(), area.path.size());
+  Put(out, ItemHeader{static_cast<uint32_t>(ItemType::kArea), sizeof item});
+  Put(out, item);
 }
 
 // The items of one manifest, read with every length checked.
@@ -80,6 +102,9 @@ class Decoder {
           break;
         case ItemType::kRelation:
           ok = GetRelation(manifest);
+          break;
+        case ItemType::kArea:
+          ok = GetArea(manifest);
           break;
         case ItemType::kEnd:
           return GetEnd(manifest) && bytes_.empty();
@@ -107,9 +132,11 @@ class Decoder {
   bool GetVolume(Manifest* manifest) {
     VolumeItem item;
     if (!Get(&item) || item.name_bytes > kMaxNameBytes || item.size_bytes < kMinVolumeBytes ||
-        item.size_bytes > kMaxVolumeBytes)
+        item.size_bytes > kMaxVolumeBytes || item.pool >= kMaxAreas)
       return false;
     ManifestVolume volume;
+    volume.pool = item.pool;
+    volume.thick = (item.flags & kVolumeThick) != 0;
     volume.id = item.id;
     volume.name.assign(item.name, item.name_bytes);
     volume.size_bytes = item.size_bytes;
@@ -133,6 +160,17 @@ class Decoder {
     return true;
   }
 
+  bool GetArea(Manifest* manifest) {
+    AreaItem item;
+    if (!Get(&item) || item.number >= kMaxAreas || item.name_bytes > kMaxPoolNameBytes ||
+        item.capacity_tracks == 0 || item.capacity_tracks > kMaxAreaTracks ||
+        item.path[kMaxPoolPathBytes - 1] != 0)
+      return false;
+    manifest->areas.push_back(
+        {item.number, std::string(item.name, item.name_bytes), item.path, item.capacity_tracks});
+    return true;
+  }
+
   bool GetEnd(Manifest* manifest) {
     EndItem item;
     if (!Get(&item)) return false;
@@ -151,6 +189,8 @@ ManifestVolume Describe(const VolumeState& volume) {
   described.name = volume.name;
   described.size_bytes = volume.size_bytes;
   described.created_unix_ms = volume.created_unix_ms;
+  described.pool = volume.pool;
+  described.thick = volume.thick;
   described.inherited_tracks = volume.inherited_tracks;
   described.inherit_limit_tracks = volume.inherit_limit_tracks.load();
   described.target_of = volume.target_of;
@@ -162,6 +202,8 @@ ManifestVolume Describe(const VolumeState& volume) {
 std::shared_ptr<VolumeState> Instantiate(const ManifestVolume& described) {
   auto volume = std::make_shared<VolumeState>(described.id, described.size_bytes);
   volume->name = described.name;
+  volume->pool = described.pool;
+  volume->thick = described.thick;
   volume->created_unix_ms = described.created_unix_ms;
   volume->inherited_tracks = described.inherited_tracks;
   volume->inherit_limit_tracks.store(described.inherit_limit_tracks);
@@ -173,6 +215,7 @@ std::shared_ptr<VolumeState> Instantiate(const ManifestVolume& described) {
 
 std::vector<uint8_t> EncodeManifest(const Manifest& manifest) {
   std::vector<uint8_t> out;
+  for (const AreaSpec& area : manifest.areas) PutArea(out, area);
   for (const ManifestVolume& volume : manifest.volumes) PutVolume(out, volume);
   for (const RelationState& relation : manifest.relations) {
     Put(out, ItemHeader{static_cast<uint32_t>(ItemType::kRelation), sizeof(RelationItem)});

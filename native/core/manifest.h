@@ -1,5 +1,5 @@
 // Manifest: everything of a checkpoint that is not a node of the map: volumes with their roots,
-// relationships, counters.
+// relationships, data areas, counters.
 //
 // One byte string of items, each with type and length (docs/format.md). The checkpoint guards it
 // with a CRC; Decode still checks every length, because a bug in an older version is damage too.
@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "core/areas.h"
 #include "core/map.h"
 
 namespace flashlun {
@@ -30,6 +31,8 @@ struct ManifestVolume {
   std::string name;
   uint64_t size_bytes = 0;
   int64_t created_unix_ms = 0;
+  uint32_t pool = 0;
+  bool thick = false;
   uint64_t inherited_tracks = 0;
   uint64_t inherit_limit_tracks = 0;
   uint64_t target_of = 0;
@@ -41,6 +44,7 @@ struct Manifest {
   uint64_t next_relation = 1;
   std::vector<ManifestVolume> volumes;
   std::vector<RelationState> relations;
+  std::vector<AreaSpec> areas;  // all, area 0 too
 };
 
 // All of a volume but its root.

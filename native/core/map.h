@@ -17,6 +17,7 @@
 // anywhere; everything else needs the store's state lock.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -70,6 +71,10 @@ struct VolumeState {
   std::atomic<Gate> gate{Gate::kOpen};
   std::atomic<uint32_t> attached{0};
   bool deleted = false;
+  // Constant after creation: the data area that fresh tracks come from, and whether the volume's
+  // whole size is claimed there (allocator.h).
+  uint32_t pool = 0;
+  bool thick = false;
   Growing<std::atomic<IndexNode*>> root;
 
   // FlashCopy target side. A leaf slot with its bit set is inherited as a whole (nothing in it
@@ -204,9 +209,8 @@ class Map {
   // it.
   using Told = std::function<void(const VolumeState&, uint64_t first_track, const std::string&)>;
   std::string RebuildCounts(const std::vector<VolumeState*>& volumes, const Told* told = nullptr);
-  // Bytes that the tracks area must have for every mapped sub-block to be in it. After
-  // RebuildCounts.
-  uint64_t needed_bytes() const { return needed_bytes_; }
+  // Bytes that a data area must have for every mapped sub-block to be in it. After RebuildCounts.
+  uint64_t needed_bytes(uint32_t area) const { return needed_bytes_[area]; }
 
   // A running checkpoint: called with a node of its epoch that is about to change or die
   // (checkpoint.h). capture_epoch 0: none runs.
@@ -246,14 +250,14 @@ class Map {
   void ApplyNow(const Drop& drop);
   void RefEntry(const Entry& entry);
   void ReleaseEntry(const Entry& entry, std::vector<uint64_t>* unreferenced);
-  std::string RestoreLeaf(const Leaf& leaf);
+  std::string RestoreLeaf(const Leaf& leaf, bool thick);
   uint64_t CountInherited(const VolumeState& volume) const;
 
   Allocator allocator_;
   NodeRegistry nodes_;
   std::vector<Drop> drops_;
   bool replaying_ = false;
-  uint64_t needed_bytes_ = 0;
+  std::array<uint64_t, kMaxAreas> needed_bytes_{};
 };
 
 }  // namespace flashlun

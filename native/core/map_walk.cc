@@ -65,7 +65,9 @@ uint64_t Map::CountOutOfSync(const VolumeState& volume) const {
       const uint64_t raw = leaf->raw(static_cast<uint32_t>(i));
       if (raw == 0 || !(whole || Leaf::RawInherited(raw))) continue;
       const Entry entry = leaf->Get(static_cast<uint32_t>(i));
-      const bool shared = shared_node || entry.base != kNoTrack || allocator_.Count(entry.own) > 1;
+      // A track in another pool is the source's, even when the source has left it since.
+      const bool shared = shared_node || entry.base != kNoTrack ||
+                          allocator_.Count(entry.own) > 1 || AreaOf(entry.own) != volume.pool;
       count += shared ? 1 : 0;
     }
   }
@@ -100,7 +102,7 @@ void Map::CountOwners(const std::vector<VolumeState*>& volumes) {
   });
 }
 
-std::string Map::RestoreLeaf(const Leaf& leaf) {
+std::string Map::RestoreLeaf(const Leaf& leaf, bool thick) {
   for (uint32_t i = 0; i < kLeafTracks; ++i) {
     const Entry entry = leaf.Get(i);
     if (!entry.mapped()) continue;
@@ -108,15 +110,16 @@ std::string Map::RestoreLeaf(const Leaf& leaf) {
     plain.inherited = false;
     if (plain != Normalized(plain)) return "an entry whose masks contradict each other";
     if (entry.base == entry.own) return "an entry that is its own base";
-    if (!allocator_.Restore(entry.own)) return "a track beyond the pool's capacity";
-    // A base was a full track when it became one.
+    if (!allocator_.Restore(entry.own, thick)) return "a track beyond the pool's capacity";
     const uint64_t own_end =
-        entry.own * kTrackBytes + std::bit_width(entry.mask) * uint64_t{kSubBytes};
-    const uint64_t base_end = entry.base == kNoTrack ? 0 : (entry.base + 1) * kTrackBytes;
-    needed_bytes_ = std::max({needed_bytes_, own_end, base_end});
-    if (entry.base != kNoTrack && !Mutated(Mutation::kBaseNotCounted) &&
-        !allocator_.Restore(entry.base))
-      return "a base beyond the pool's capacity";
+        TrackInArea(entry.own) * kTrackBytes + std::bit_width(entry.mask) * uint64_t{kSubBytes};
+    uint64_t& own_needed = needed_bytes_[AreaOf(entry.own)];
+    own_needed = std::max(own_needed, own_end);
+    if (entry.base == kNoTrack || Mutated(Mutation::kBaseNotCounted)) continue;
+    if (!allocator_.Restore(entry.base, thick)) return "a base beyond the pool's capacity";
+    // A base was a full track when it became one.
+    uint64_t& base_needed = needed_bytes_[AreaOf(entry.base)];
+    base_needed = std::max(base_needed, (TrackInArea(entry.base) + 1) * kTrackBytes);
   }
   return {};
 }
@@ -155,7 +158,7 @@ std::string Map::RebuildCounts(const std::vector<VolumeState*>& volumes, const T
           if (leaf == nullptr) continue;
           mapped += leaf->mapped();
           if (!seen.insert(leaf).second) continue;
-          const std::string problem = RestoreLeaf(*leaf);
+          const std::string problem = RestoreLeaf(*leaf, volume->thick);
           if (problem.empty()) continue;
           if (told == nullptr) return problem;
           (*told)(*volume, at * kIndexTracks + uint64_t{slot} * kLeafTracks, problem);

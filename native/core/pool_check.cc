@@ -166,17 +166,19 @@ class PoolChecker {
                ": restore it from a backup");
   }
 
+  // Of the pool's own tracks file, which is there whatever the metadata says. False: it cannot be
+  // read.
   bool CheckTracksLabel() {
-    StoreImpl probe(io_, StoreOptions{.dir = dir_});
-    if (Status status = Open("tracks", &probe.data_); !status.ok()) {
+    std::unique_ptr<File> file;
+    if (Status status = Open("tracks", &file); !status.ok()) {
       Find(Severity::kLoss, "tracks", "", status.message() + ": restore the file from a backup");
       return false;
     }
     if (superblock_.pool_uuid.empty()) return true;
-    probe.pool_uuid_ = superblock_.pool_uuid;
-    // Only for the message.
-    if (!Open("meta", &probe.meta_).ok()) return true;
-    if (Status status = probe.CheckLabel(); !status.ok())
+    Areas areas;
+    if (Status status = areas.Open(io_, AreaSpec{}, PathOf("tracks"), superblock_.pool_uuid,
+                                   {.read_only = true});
+        !status.ok())
       Find(Severity::kLoss, "tracks", "label", status.message());
     return true;
   }
@@ -343,16 +345,23 @@ class PoolChecker {
     if (store.superblock_.current.lsn == superblock_.current.lsn)
       store.checkpoint_->KeepPrevious(superblock_.previous);
     report_.used_pages = store.checkpoint_->used_pages();
-    if (tracks) CheckSize(store);
+    for (const auto& [number, area] : store.area_specs_)
+      if (number != 0 || tracks) CheckArea(store, area);
   }
 
-  void CheckSize(StoreImpl& store) {
-    report_.needed_bytes = store.map_->needed_bytes();
-    if (!Open("tracks", &store.data_).ok()) return;
-    Result<uint64_t> size = store.data_->Size();
-    if (size.ok()) report_.tracks_bytes = size.value();
-    if (Status status = store.CheckTracksSize(); !status.ok())
-      Find(Severity::kLoss, "tracks", "end", status.message());
+  void CheckArea(StoreImpl& store, const AreaSpec& area) {
+    const std::string path = store.PathOf(area);
+    const char* file = area.number == 0 ? "tracks" : area.path.c_str();
+    report_.needed_bytes += store.map_->needed_bytes(area.number);
+    Status status = store.areas_.Open(io_, area, path, superblock_.pool_uuid, {.read_only = true});
+    if (!status.ok()) {
+      if (area.number != 0) Find(Severity::kLoss, file, "label", status.message());
+      return;
+    }
+    Result<uint64_t> size = store.areas_.file(area.number).Size();
+    if (size.ok()) report_.tracks_bytes += size.value();
+    if (status = store.CheckTracksSize(area); !status.ok())
+      Find(Severity::kLoss, file, "end", status.message());
   }
 
   void Conclude() {

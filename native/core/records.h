@@ -26,6 +26,8 @@ enum class RecordType : uint8_t {
   kResizeVolume = 6,  // grown, online
   kResync = 7,        // target := source again; the relationship stays, T0 is new
   kReverse = 8,       // the relationship's volumes swap their roles, then as an establish
+  kAddPool = 9,
+  kGrowPool = 10,
 };
 
 inline constexpr uint8_t kRecordMore = 1 << 0;       // the transaction goes on in the next record
@@ -36,8 +38,10 @@ struct RecordHeader {
   uint8_t length_words;  // of 8 bytes, header included
   uint8_t flags;
   uint8_t reserved;
-  uint16_t volume;  // MAP, CREATE, DELETE, RESIZE; ESTABLISH, RESYNC, REVERSE: source
-  uint16_t extra;   // MAP: mask; ESTABLISH, RESYNC, REVERSE: target; CREATE: bytes of the name
+  uint16_t volume;  // MAP, CREATE, DELETE, RESIZE; ESTABLISH, RESYNC, REVERSE: source; ADD_POOL,
+                    // GROW_POOL: the data area
+  uint16_t extra;   // MAP: mask; ESTABLISH, RESYNC, REVERSE: target; CREATE, ADD_POOL: bytes of the
+                    // name
 };
 static_assert(sizeof(RecordHeader) == 8);
 
@@ -68,9 +72,12 @@ struct CreateVolumeRecord {
   RecordHeader header;
   uint64_t size_bytes;
   int64_t created_unix_ms;
+  uint16_t pool;   // data area that its tracks come from
+  uint16_t flags;  // VolumeFlag bits
+  uint32_t reserved;
   char name[kMaxNameBytes];  // `header.extra` bytes, the rest zero
 };
-static_assert(sizeof(CreateVolumeRecord) == 24 + kMaxNameBytes);
+static_assert(sizeof(CreateVolumeRecord) == 32 + kMaxNameBytes);
 
 struct DeleteVolumeRecord {
   RecordHeader header;
@@ -82,7 +89,21 @@ struct ResizeVolumeRecord {
 };
 static_assert(sizeof(ResizeVolumeRecord) == 16);
 
-inline constexpr size_t kMaxRecordBytes = sizeof(CreateVolumeRecord);
+struct AddPoolRecord {
+  RecordHeader header;
+  uint64_t capacity_tracks;
+  char name[kMaxPoolNameBytes];  // `header.extra` bytes, the rest zero
+  char path[kMaxPoolPathBytes];  // ends with a zero byte
+};
+static_assert(sizeof(AddPoolRecord) == 16 + kMaxPoolNameBytes + kMaxPoolPathBytes);
+
+struct GrowPoolRecord {
+  RecordHeader header;
+  uint64_t capacity_tracks;
+};
+static_assert(sizeof(GrowPoolRecord) == 16);
+
+inline constexpr size_t kMaxRecordBytes = sizeof(AddPoolRecord);
 
 template <typename Record>
 RecordHeader MakeHeader(RecordType type, uint16_t volume, uint16_t extra) {
@@ -137,6 +158,12 @@ inline size_t RecordLength(const uint8_t* data, size_t available) {
       break;
     case RecordType::kResizeVolume:
       expected = sizeof(ResizeVolumeRecord);
+      break;
+    case RecordType::kAddPool:
+      expected = sizeof(AddPoolRecord);
+      break;
+    case RecordType::kGrowPool:
+      expected = sizeof(GrowPoolRecord);
       break;
   }
   return length == expected ? length : 0;

@@ -17,8 +17,9 @@ Result<std::unique_ptr<Store>> Store::Open(Io& io, const StoreOptions& options) 
 
 Status Store::Close() { return impl_->Close(); }
 
-Status Store::CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name) {
-  return impl_->CreateVolume(id, size_bytes, name);
+Status Store::CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name,
+                           const CreateOptions& options) {
+  return impl_->CreateVolume(id, size_bytes, name, options);
 }
 Status Store::ResizeVolume(uint16_t id, uint64_t new_size_bytes) {
   return impl_->ResizeVolume(id, new_size_bytes);
@@ -54,6 +55,14 @@ Result<CopyBatchResult> Store::CopyBatch(uint64_t relationship_id, uint64_t firs
                                          uint32_t max_tracks) {
   return impl_->CopyBatch(relationship_id, first_track, max_tracks);
 }
+Status Store::CreatePool(const std::string& name, const std::string& path,
+                         uint64_t capacity_bytes) {
+  return impl_->CreatePool(name, path, capacity_bytes);
+}
+Status Store::GrowPool(uint32_t number, uint64_t capacity_bytes) {
+  return impl_->GrowPool(number, capacity_bytes);
+}
+std::vector<PoolInfo> Store::ListPools() { return impl_->ListPools(); }
 void Store::FlushAsync(FlushWaiter* waiter) { impl_->FlushAsync(waiter); }
 Status Store::Flush() { return impl_->Flush(); }
 StoreInfo Store::Info() { return impl_->Info(); }
@@ -90,6 +99,8 @@ VolumeInfo StoreImpl::InfoOf(const VolumeState& volume) const {
   info.name = volume.name;
   info.size_bytes = volume.size_bytes;
   info.created_unix_ms = volume.created_unix_ms;
+  info.pool = volume.pool;
+  info.thick = volume.thick;
   info.mapped_tracks = volume.mapped_tracks;
   info.attached = volume.attached.load();
   for (const IoCounters& copy : volume.counters) {

@@ -43,11 +43,36 @@ struct StoreOptions {
   uint32_t autocommit_ms = 1000;  // un-flushed records become durable at the latest after this
 };
 
+enum VolumeFlag : uint16_t {
+  kVolumeThick = 1u << 0,  // its whole size is reserved: its writes never find the pool full
+};
+
+struct CreateOptions {
+  uint32_t pool = 0;  // number of the pool (data area) that its tracks come from
+  bool thick = false;
+};
+
+// A pool, as people see it: one data area of the store.
+struct PoolInfo {
+  uint32_t number = 0;
+  std::string name;
+  std::string path;
+  uint64_t capacity_tracks = 0;
+  uint64_t used_tracks = 0;        // referenced by any leaf, or waiting for a deferred drop
+  uint64_t ready_tracks = 0;       // used, or free with their space allocated on the disk
+  uint64_t claimed_tracks = 0;     // sizes of the thick volumes
+  uint64_t thick_used_tracks = 0;  // of the used ones, those of thick volumes
+  uint64_t available_tracks = 0;   // what thin volumes may still take
+  std::string growth_error;        // empty, or why the last growth step failed
+};
+
 struct VolumeInfo {
   uint16_t id = 0;   // LLVV, for example 0x1203
   std::string name;  // may be empty
   uint64_t size_bytes = 0;
   int64_t created_unix_ms = 0;
+  uint32_t pool = 0;
+  bool thick = false;
   uint64_t mapped_tracks =
       0;  // tracks with data of their own or shared; the thin "used" figure is this * 64 KiB
   uint32_t attached = 0;  // live Volume handles
@@ -92,6 +117,7 @@ struct StoreInfo {
   uint64_t commits = 0;          // journal groups made durable
   uint64_t checkpoints = 0;
   uint64_t flushes = 0;
+  uint64_t trimmed_tracks = 0;  // given back to the disk
   uint64_t last_lsn = 0, durable_lsn = 0;
   bool recovered_unclean = false;         // the last session did not close the pool
   bool used_previous_checkpoint = false;  // the current one was damaged
@@ -182,11 +208,14 @@ class Store {
   // Commits, checkpoints and closes. No operation may be running. Blocks. Idempotent.
   Status Close();
 
-  // Durable when it returns. Blocks.
-  Status CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name);
+  // Durable when it returns. Blocks; a thick volume until its space is allocated. kNoSpace: the
+  // pool cannot hold the thick volume; nothing was changed.
+  Status CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name,
+                      const CreateOptions& options = {});
   // Grows the volume, also while attached and in relationships; new space reads as zero. A running
   // relationship keeps the T0 range it was made for. kInvalid: smaller, or not a volume's size. The
-  // size it has is fine. Durable when it returns. Blocks.
+  // size it has is fine. kNoSpace: the pool cannot hold the thick volume. Durable when it returns.
+  // Blocks.
   Status ResizeVolume(uint16_t id, uint64_t new_size_bytes);
   // kBusy while attached or in a relationship. Blocks.
   Status DeleteVolume(uint16_t id);
@@ -218,6 +247,14 @@ class Store {
   // ended meanwhile (withdrawn).
   Result<CopyBatchResult> CopyBatch(uint64_t relationship_id, uint64_t first_track,
                                     uint32_t max_tracks);
+
+  // Adds a pool of capacity_bytes (0: all of a block device) on a new file or an unused block
+  // device, named by its absolute path. Durable when it returns. Blocks. Errors: kExists (name,
+  // path, or data on the device), kLimit, kInvalid, kNoSpace.
+  Status CreatePool(const std::string& name, const std::string& path, uint64_t capacity_bytes);
+  // Raises a pool's capacity. Durable when it returns. Blocks.
+  Status GrowPool(uint32_t number, uint64_t capacity_bytes);
+  std::vector<PoolInfo> ListPools();
 
   // Everything acknowledged before the call becomes safe against power loss before Done (proto.md
   // NBD_CMD_FLUSH; holds across connections, so CAN_MULTI_CONN is honest).

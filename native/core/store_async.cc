@@ -133,6 +133,7 @@ bool StoreImpl::WriteAsync(VolumeState& volume, uint64_t offset, const void* buf
 // it; waiting here while other tracks are pinned could be for ever.
 bool StoreImpl::PinPieces(AsyncOp& op) {
   op.piece_count = 0;
+  op.areas = 0;
   op.first_track = op.offset / kTrackBytes;
   while (op.left != 0) {
     const uint64_t track = op.offset / kTrackBytes;
@@ -144,6 +145,7 @@ bool StoreImpl::PinPieces(AsyncOp& op) {
     if (!found.exclusive || (TouchedSubs(within, len) & ~found.entry.mask) != 0) return false;
     // There is a place for each track of kMaxAsyncWriteBytes.
     FL_CHECK(AddPiece(op, PlaceOf(found.entry.own, within), op.buf, len));
+    op.areas |= 1u << AreaOf(found.entry.own);
     op.buf += len;
     op.offset += len;
     op.left -= len;
@@ -168,7 +170,7 @@ void StoreImpl::PieceDone(AsyncOp& op, const Status& status) {
 
 void StoreImpl::EndAsync(AsyncOp& op) {
   // As in WriteTrack: after the write and before its reply.
-  if (op.write && !data_dirty_.load()) data_dirty_.store(true);
+  if (op.write) areas_.MarkDirtyAreas(op.areas);
   if (op.write && write_out_) write_out_->Wrote(op.bytes);
   Unpin(op);
   IoCounters& counters = CountersOf(*op.slot, *op.volume);

@@ -84,7 +84,7 @@ void StoreImpl::FlushAsync(FlushWaiter* waiter) {
     lock.unlock();
     return waiter->Done(Status::Ok());
   }
-  if (!commit_running_ && pending_.empty() && !data_dirty_.load()) {
+  if (!commit_running_ && pending_.empty() && !areas_.dirty()) {
     lock.unlock();
     return waiter->Done(Status::Ok());
   }
@@ -176,9 +176,10 @@ void StoreImpl::CommitOnce(Monitor::Lock& lock) {
   lock.unlock();
 
   Status status = is_poisoned_.load() ? PoisonedStatus() : Status::Ok();
-  // Cleared before the flush: a write that completes from here on sets it again for the next one.
-  if (status.ok() && data_dirty_.exchange(false) && !Mutated(Mutation::kNoDataFlush))
-    status = SyncData();
+  // Taken before the flush: a write that completes from here on marks its area again for the next
+  // one.
+  const uint32_t dirty = status.ok() ? areas_.TakeDirty() : 0;
+  if (dirty != 0 && !Mutated(Mutation::kNoDataFlush)) status = SyncData(dirty);
   if (Mutated(Mutation::kLateCut)) {
     lock.lock();
     spare_.bytes.insert(spare_.bytes.end(), pending_.bytes.begin(), pending_.bytes.end());
@@ -291,6 +292,7 @@ bool StoreImpl::Reclaim(Monitor::Lock& lock) {
     }
     pairs_settled_ = pairs;
     progress_.NotifyAll();
+    if (space_idle_) space_wanted_.NotifyAll();  // there may be something to trim
   }
   return true;
 }
@@ -342,7 +344,7 @@ void StoreImpl::ReclaimForSpace() {
 // One at a time: the kernel reports a write-back error to one fdatasync only, so a second one
 // running beside it could return success over the same loss. Here the second comes after, and finds
 // the pool poisoned.
-Status StoreImpl::SyncData() {
+Status StoreImpl::SyncData(uint32_t areas) {
   auto lock = sync_monitor_.Acquire();
   while (syncing_) sync_done_.Wait(lock);
   syncing_ = true;
@@ -350,8 +352,9 @@ Status StoreImpl::SyncData() {
   Status status;
   if (is_poisoned_.load()) {
     status = PoisonedStatus();
-  } else if (status = data_->Fdatasync(); !status.ok() && !(Mutated(Mutation::kRetrySync) &&
-                                                            (status = data_->Fdatasync()).ok())) {
+  } else if (status = areas_.Fdatasync(areas);
+             !status.ok() &&
+             !(Mutated(Mutation::kRetrySync) && (status = areas_.Fdatasync(areas)).ok())) {
     // The records in the kill ring may point at data that the kernel has just lost, also when
     // something else stopped the pool meanwhile.
     auto state = state_.Acquire();
@@ -378,6 +381,7 @@ void StoreImpl::Poison(const Status& status, const char* during) {
   is_poisoned_.store(true);
   throttled_.store(false);
   progress_.NotifyAll();
+  space_changed_.NotifyAll();
 }
 
 Status StoreImpl::PoisonedStatus() {
@@ -437,7 +441,9 @@ Status StoreImpl::CheckpointOnce(bool clean) {
     auto lock = state_.Acquire();
     std::vector<RelationState> relations;
     for (const auto& [id, relation] : relations_) relations.push_back(relation);
-    capture.Begin(*map_, VolumePointers(), relations, last_lsn_, next_relation_);
+    std::vector<AreaSpec> areas;
+    for (const auto& [number, area] : area_specs_) areas.push_back(area);
+    capture.Begin(*map_, VolumePointers(), relations, areas, last_lsn_, next_relation_);
     if (Mutated(Mutation::kCheckpointInexact)) {
       lock.unlock();
       for (unsigned pause = 0; pause < 8; ++pause) PollPause(0);
@@ -480,7 +486,7 @@ Status StoreImpl::WriteCheckpoint(Capture& capture, CheckpointRef* ref) {
   }
   // The checkpoint names tracks whose records may not have been committed: their data first (trap
   // T3).
-  if (status.ok() && !Mutated(Mutation::kCheckpointNoFlush)) status = SyncData();
+  if (status.ok() && !Mutated(Mutation::kCheckpointNoFlush)) status = SyncData(areas_.All());
   if (status.ok()) WaitUntilDurable(ref->lsn);
   return status;
 }

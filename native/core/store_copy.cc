@@ -42,51 +42,89 @@ Status NoVolumeSize() {
 
 }  // namespace
 
-Status StoreImpl::CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name) {
+Status StoreImpl::CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name,
+                               const CreateOptions& options) {
   if (!IsVolumeSize(size_bytes)) return NoVolumeSize();
   if (name.size() > kMaxNameBytes)
     return Status(Code::kInvalid, "a volume's name has at most 64 bytes");
+  // The claim first, because it may wait; it is nobody's until the volume is there.
+  const uint64_t claim = options.thick ? size_bytes / kTrackBytes : 0;
+  if (claim != 0)
+    if (Status status = ClaimSpace(options.pool, claim); !status.ok()) return status;
+  Status status = AddVolume(id, size_bytes, name, options);
+  if (!status.ok() && claim != 0) ReleaseClaim(options.pool, claim);
+  return status.ok() ? Flush() : std::move(status);
+}
+
+Status StoreImpl::AddVolume(uint16_t id, uint64_t size_bytes, std::string_view name,
+                            const CreateOptions& options) {
   {
     auto lock = state_.Acquire();
     if (volumes_.contains(id)) return Status(Code::kExists, "volume " + Hex(id) + " exists");
     if (volumes_.size() >= kMaxVolumes)
       return Status(Code::kLimit, "the pool has 4096 volumes, its limit");
     if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
+    if (!area_specs_.contains(options.pool)) return NoPool(options.pool);
     auto volume = std::make_shared<VolumeState>(id, size_bytes);
     volume->name = name;
     volume->created_unix_ms = io_.UnixMs();
+    volume->pool = options.pool;
+    volume->thick = options.thick;
     CreateVolumeRecord record{MakeHeader<CreateVolumeRecord>(RecordType::kCreateVolume, id,
                                                              static_cast<uint16_t>(name.size())),
                               size_bytes,
                               volume->created_unix_ms,
+                              static_cast<uint16_t>(options.pool),
+                              options.thick ? uint16_t{kVolumeThick} : uint16_t{0},
+                              0,
                               {}};
     std::copy(name.begin(), name.end(), record.name);
     AppendRecord(&record, sizeof record);
     volumes_.emplace(id, std::move(volume));
   }
-  return Flush();
+  return Status::Ok();
 }
 
+// Grows a thick volume's claim first, because that may wait; it is nobody's until the volume has
+// grown.
 Status StoreImpl::ResizeVolume(uint16_t id, uint64_t new_size_bytes) {
   if (!IsVolumeSize(new_size_bytes)) return NoVolumeSize();
+  uint32_t pool = 0;
+  uint64_t claim = 0;
   {
     auto lock = state_.Acquire();
     const auto it = volumes_.find(id);
     if (it == volumes_.end()) return NoVolume(id);
-    VolumeState& volume = *it->second;
-    if (new_size_bytes < volume.size_bytes)
-      return Status(Code::kInvalid, "volume " + Hex(id) + " has " +
-                                        std::to_string(volume.size_bytes) +
-                                        " bytes and cannot shrink; nothing was changed");
-    if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
-    if (new_size_bytes > volume.size_bytes) {
-      const ResizeVolumeRecord record{
-          MakeHeader<ResizeVolumeRecord>(RecordType::kResizeVolume, id, 0), new_size_bytes};
-      AppendRecord(&record, sizeof record);
-      volume.Grow(new_size_bytes);
-    }
+    const VolumeState& volume = *it->second;
+    pool = volume.pool;
+    if (volume.thick && new_size_bytes > volume.size_bytes)
+      claim = (new_size_bytes - volume.size_bytes) / kTrackBytes;
   }
-  return Flush();
+  if (claim != 0)
+    if (Status status = ClaimSpace(pool, claim); !status.ok()) return status;
+  Status status = GrowVolume(id, new_size_bytes, claim);
+  if (!status.ok() && claim != 0) ReleaseClaim(pool, claim);
+  return status.ok() ? Flush() : std::move(status);
+}
+
+Status StoreImpl::GrowVolume(uint16_t id, uint64_t new_size_bytes, uint64_t claim) {
+  auto lock = state_.Acquire();
+  const auto it = volumes_.find(id);
+  if (it == volumes_.end()) return NoVolume(id);
+  VolumeState& volume = *it->second;
+  if (new_size_bytes < volume.size_bytes)
+    return Status(Code::kInvalid, "volume " + Hex(id) + " has " +
+                                      std::to_string(volume.size_bytes) +
+                                      " bytes and cannot shrink; nothing was changed");
+  if (volume.thick && claim != (new_size_bytes - volume.size_bytes) / kTrackBytes)
+    return Status(Code::kBusy, "volume " + Hex(id) + " was resized at the same time; try again");
+  if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
+  if (new_size_bytes == volume.size_bytes) return Status::Ok();
+  const ResizeVolumeRecord record{MakeHeader<ResizeVolumeRecord>(RecordType::kResizeVolume, id, 0),
+                                  new_size_bytes};
+  AppendRecord(&record, sizeof record);
+  volume.Grow(new_size_bytes);
+  return Status::Ok();
 }
 
 Status StoreImpl::DeleteVolume(uint16_t id) {
@@ -108,6 +146,7 @@ Status StoreImpl::DeleteVolume(uint16_t id) {
     const uint64_t lsn = AppendRecord(&record, sizeof record);
     map_->DropTree(volume, lsn);
     volume.deleted = true;
+    if (volume.thick) map_->allocator().RemoveClaim(volume.pool, volume.tracks);
     volumes_.erase(it);
   }
   return Flush();
@@ -120,6 +159,22 @@ Result<std::shared_ptr<VolumeState>> StoreImpl::AttachState(uint16_t id) {
   it->second->attached.fetch_add(
       1);  // under the lock: DeleteVolume sees it or we do not find the volume
   return it->second;
+}
+
+// Tracks of a thick volume are shared with thick volumes of its own pool only: what another volume
+// held on to would not be covered by a claim (allocator.h, theorem).
+Status StoreImpl::CheckThickness(const std::string& name, const VolumeState& source,
+                                 const VolumeState& target) {
+  if (source.thick != target.thick)
+    return Status(Code::kInvalid,
+                  name + " refused: " + Hex(source.thick ? source.id : target.id) +
+                      " is thick and the other volume is thin, so the copy's space would not be "
+                      "reserved; create the other volume thick, or copy between thin volumes");
+  if (source.thick && source.pool != target.pool)
+    return Status(Code::kInvalid, name +
+                                      " refused: copies of thick volumes stay in one pool; create "
+                                      "the target in the source's pool");
+  return Status::Ok();
 }
 
 // State lock held. Whole groups only: the first thing that is wrong refuses all of them.
@@ -157,6 +212,8 @@ Status StoreImpl::CheckCopy(const Copy& copy) {
   if (target->second->tracks < source->second->tracks)
     return Status(Code::kInvalid,
                   name + " refused: the target is smaller than the source; resize it first");
+  if (Status status = CheckThickness(name, *source->second, *target->second); !status.ok())
+    return status;
   if (copy.type == RecordType::kReverse && target->second->tracks != source->second->tracks)
     return Status(Code::kInvalid,
                   name + " refused: a reverse needs volumes of one size; resize the smaller first");
@@ -460,41 +517,48 @@ bool StoreImpl::Inherited(const VolumeState& volume, uint64_t track) {
   return map_->Inherited(volume, track);
 }
 
-// Gives one inherited track of the target a physical track of its own. Under the track lock, so a
-// host write to the track comes before (and the copy takes its result along) or after (and finds a
-// track of its own): trap T24.
+// Gives one inherited track of the target a physical track of its own, in the target's pool. Under
+// the track lock, so a host write to the track comes before (and the copy takes its result along)
+// or after (and finds a track of its own): trap T24.
 Status StoreImpl::CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, bool* copied) {
-  alignas(kSubBytes) uint8_t content[kTrackBytes];
-  Throttle();
-  Enter(slot, target, true);
-  const uint64_t key = TrackLocks::Key(target.id, track);
-  if (!Mutated(Mutation::kCopyWithoutLock)) track_locks_.LockExclusive(key);
-  const Map::Found found = map_->Find(target, track);
-  const bool inherited = Inherited(target, track);
+  SpaceTicket ticket;
   Status status;
-  if (found.entry.mapped() && inherited) {
-    if (found.exclusive && found.entry.full()) {
-      // The source has left this track since: it already is the target's own.
-      status = Publish(target, track, Entry::Full(found.entry.own), true);
-    } else {
-      const uint64_t fresh = AllocateTrack();
-      if (fresh == kNoTrack)
-        status = Status(Code::kNoSpace, "the pool is full: the background copy stopped");
-      if (status.ok())
-        status = ReadEntry(found.entry, 0, content, kTrackBytes, ReadMode::kBlocking);
-      if (status.ok()) status = WriteTrack(fresh, 0, content, kTrackBytes);
-      if (status.ok()) status = Publish(target, track, Entry::Full(fresh), true);
-      if (!status.ok() && fresh != kNoTrack) FreeReserved(fresh);
-    }
-    if (status.ok()) {
-      *copied = true;
-      auto lock = state_.Acquire();
-      ++target.copied_tracks;
-    }
+  for (bool reserved = false;; reserved = true) {
+    Throttle();
+    Enter(slot, target, true);
+    const uint64_t key = TrackLocks::Key(target.id, track);
+    if (!Mutated(Mutation::kCopyWithoutLock)) track_locks_.LockExclusive(key);
+    status = CopyLocked(target, track, &ticket, copied);
+    if (!Mutated(Mutation::kCopyWithoutLock)) track_locks_.UnlockExclusive(key);
+    Leave(slot);
+    if (status.code() != Code::kNoSpace || reserved) break;
+    if (status = Reserve(target, 1, &ticket); !status.ok()) break;
   }
-  if (!Mutated(Mutation::kCopyWithoutLock)) track_locks_.UnlockExclusive(key);
-  Leave(slot);
-  if (status.code() == Code::kNoSpace) ReclaimForSpace();
+  EndTicket(target, &ticket);
+  return status;
+}
+
+Status StoreImpl::CopyLocked(VolumeState& target, uint64_t track, SpaceTicket* ticket,
+                             bool* copied) {
+  alignas(kSubBytes) uint8_t content[kTrackBytes];
+  const Map::Found found = map_->Find(target, track);
+  if (!found.entry.mapped() || !Inherited(target, track)) return Status::Ok();
+  Status status;
+  if (found.exclusive && found.entry.full() && AreaOf(found.entry.own) == target.pool) {
+    // The source has left this track since: it already is the target's own.
+    status = Publish(target, track, Entry::Full(found.entry.own), true);
+  } else {
+    const uint64_t fresh = AllocateTrack(target, track, ticket);
+    if (fresh == kNoTrack) return Status(Code::kNoSpace);
+    status = ReadEntry(found.entry, 0, content, kTrackBytes, ReadMode::kBlocking);
+    if (status.ok()) status = WriteTrack(fresh, 0, content, kTrackBytes);
+    if (status.ok()) status = Publish(target, track, Entry::Full(fresh), true);
+    if (!status.ok()) FreeReserved(fresh);
+  }
+  if (!status.ok()) return status;
+  *copied = true;
+  auto lock = state_.Acquire();
+  ++target.copied_tracks;
   return status;
 }
 

@@ -3,18 +3,18 @@
 // Files of a pool directory (docs/format.md):
 //   lock                    held while open
 //   meta                    superblock x 4, journal ring, checkpoint pages
-//   tracks                  label, then from 1 MiB on 64 KiB physical tracks
+//   tracks                  data area 0: label, then from 1 MiB on 64 KiB physical tracks
 //   ring                    kill ring (MAP_SHARED)
 //
 // Locks, in the order in which they may be taken:
 //   1 establish turn   one establish at a time
-//   2 track lock       one per operation, never two
+//   2 track lock       one per operation; a write of several tracks takes them in ascending order
 //   3 state lock       map edits, records, volumes, relationships; never held over Io (sync.h)
 // Readers and in-place writers take no state lock: they live in an epoch.
 //
 // Source files: store_open.cc recovery and close; pool_check.cc the same steps, for a report;
 // store_io.cc read, write, zero; store_commit.cc group commit, drops, checkpoints; store_async.cc
-// asynchronous reads and writes; store_copy.cc
+// asynchronous reads and writes; store_space.cc space, growth, trim, pools; store_copy.cc
 // volumes and FlashCopy; store.cc the public face.
 #pragma once
 
@@ -27,6 +27,7 @@
 #include <string>
 #include <vector>
 
+#include "core/areas.h"
 #include "core/async_op.h"
 #include "core/checkpoint.h"
 #include "core/epoch.h"
@@ -55,7 +56,8 @@ class StoreImpl {
   Status Open();
   Status Close();
 
-  Status CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name);
+  Status CreateVolume(uint16_t id, uint64_t size_bytes, std::string_view name,
+                      const CreateOptions& options);
   Status ResizeVolume(uint16_t id, uint64_t new_size_bytes);
   Status DeleteVolume(uint16_t id);
   std::vector<VolumeInfo> ListVolumes();
@@ -69,6 +71,10 @@ class StoreImpl {
   std::vector<RelationshipInfo> ListRelationships();
   Result<CopyBatchResult> CopyBatch(uint64_t relationship_id, uint64_t first_track,
                                     uint32_t max_tracks);
+
+  Status CreatePool(const std::string& name, const std::string& path, uint64_t capacity_bytes);
+  Status GrowPool(uint32_t number, uint64_t capacity_bytes);
+  std::vector<PoolInfo> ListPools();
 
   Status Read(OpSlot& slot, VolumeState& volume, uint64_t offset, void* buf, size_t len,
               ReadMode mode);
@@ -99,15 +105,29 @@ class StoreImpl {
 
  private:
   friend class StorePeer;  // native/test: builds maps of terabytes without their data
+  // Growth of one area.
+  struct Growth {
+    uint64_t attempts = 0;  // steps that ended, well or not
+    uint64_t demand = 0;    // tracks that somebody waits for
+    std::string error;      // why the last step failed; empty: it did not
+    int64_t failed_unix_ms = 0;
+  };
+  // One operation's promised tracks (store_space.cc).
+  struct SpaceTicket {
+    uint64_t promised = 0;
+    uint64_t redirected = 0;  // tracks that went to a fresh place because the old one was shared
+  };
+
   // store_open.cc
-  Status CreatePool();
+  Status CreateStore();
   Status RefuseRemains();
   Status OpenFiles();
   Status Recover();
   Status LoadMap();
   Status LoadCheckpoint(const CheckpointRef& ref);
-  Status CheckLabel();
-  Status CheckTracksSize();
+  Status OpenAreas();
+  Status CheckTracksSize(const AreaSpec& area);
+  void RestoreClaims();
   Status ReplayRecords(uint64_t reach);
   Status ReplayJournal();
   Status ReplayKillRing();
@@ -116,10 +136,16 @@ class StoreImpl {
   Status ApplyCopy(uint64_t lsn, const uint8_t* record);
   Status ApplyResize(const uint8_t* record);
   Status ApplyCreate(const uint8_t* record);
+  Status ApplyAddPool(const uint8_t* record);
+  Status ApplyGrowPool(const uint8_t* record);
+  void SetArea(const AreaSpec& area);
   Status BeginSession();
   Status CommitRecovered();
   void StopTasks();
   std::string PathOf(const char* name) const { return options_.dir + "/" + name; }
+  std::string PathOf(const AreaSpec& area) const {
+    return area.path.empty() ? PathOf("tracks") : area.path;
+  }
   std::vector<VolumeState*> VolumePointers() const;
 
   // store_io.cc
@@ -127,25 +153,33 @@ class StoreImpl {
   void Leave(OpSlot& slot) { epochs_.Leave(slot); }
   Status ReadEntry(const Entry& entry, uint32_t within, uint8_t* buf, size_t len, ReadMode mode);
   Status WritePiece(VolumeState& volume, uint64_t track, uint32_t within, const uint8_t* data,
-                    size_t len, uint64_t* redirected);
-  Status WriteLocked(VolumeState& volume, uint64_t track, uint32_t within, const uint8_t* data,
-                     size_t len, uint64_t* redirected);
+                    size_t len, SpaceTicket* ticket);
+  Status WriteDecided(VolumeState& volume, uint64_t track, const Map::Found& found, uint32_t within,
+                      const uint8_t* data, size_t len, SpaceTicket* ticket);
   Status Redirect(VolumeState& volume, uint64_t track, const Map::Found& found, uint16_t touched,
-                  uint32_t within, const uint8_t* data, size_t len);
+                  uint32_t within, const uint8_t* data, size_t len, SpaceTicket* ticket);
   Status CarryOver(const Entry& from, uint16_t subs, uint64_t to_track);
   Status ZeroPiece(VolumeState& volume, uint64_t track, uint16_t subs);
-  Status WriteWithRetry(OpSlot& slot, VolumeState& volume, uint64_t offset, const uint8_t* data,
-                        size_t len);
+  Status WriteOne(OpSlot& slot, VolumeState& volume, uint64_t offset, const uint8_t* data,
+                  size_t len, SpaceTicket* ticket);
+  Status WriteMany(OpSlot& slot, VolumeState& volume, uint64_t offset, const uint8_t* data,
+                   size_t len, SpaceTicket* ticket);
+  bool WriteAllInPlace(VolumeState& volume, uint64_t offset, const uint8_t* data, size_t len,
+                       Status* status);
+  bool WriteExactly(OpSlot& slot, VolumeState& volume, uint64_t offset, const uint8_t* data,
+                    size_t len, SpaceTicket* ticket, Status* status);
+  uint64_t SpaceNeeded(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len);
   Status ZeroRange(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
-                   bool ragged_ends);
-  Status WriteZeroBytes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len);
+                   bool ragged_ends, SpaceTicket* ticket);
+  Status WriteZeroBytes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
+                        SpaceTicket* ticket);
   // Where a byte of a track is.
   struct Place {
     File* file;
     uint64_t offset;
   };
-  Place PlaceOf(uint64_t track, uint32_t within) const {
-    return {data_.get(), TrackOffset(track) + within};
+  Place PlaceOf(uint64_t track, uint32_t within) {
+    return {&areas_.FileOf(track), Areas::Offset(track) + within};
   }
   // These two, and the queue (store_async.cc), transfer the bytes of tracks; nothing else does.
   Status ReadTrack(uint64_t track, uint32_t within, void* buf, size_t len, ReadMode mode);
@@ -154,14 +188,33 @@ class StoreImpl {
   bool InPlace(uint32_t within, size_t len) const {
     return !options_.direct || (within | len) % kSubBytes == 0;
   }
-  uint64_t AllocateTrack();
+  uint64_t AllocateTrack(const VolumeState& volume, uint64_t track, SpaceTicket* ticket);
   void FreeReserved(uint64_t track);
   // Makes `next` the entry and appends its record; `copied`: it is a background copy's. kNotFound:
   // the volume is gone.
   Status Publish(VolumeState& volume, uint64_t track, Entry next, bool copied);
   Status PublishUnderLock(VolumeState& volume, uint64_t track, Entry next, bool copied,
                           NodeCopies* ahead);
-  static uint64_t TrackOffset(uint64_t track) { return kTracksOffset + track * kTrackBytes; }
+
+  // store_space.cc
+  bool TryPromise(const VolumeState& volume, uint64_t tracks, SpaceTicket* ticket);
+  // Promises the tracks, waiting for growth and for pending drops. Outside every epoch, no locks
+  // held. kNoSpace: nothing was promised.
+  Status Reserve(const VolumeState& volume, uint64_t tracks, SpaceTicket* ticket);
+  void EndTicket(const VolumeState& volume, SpaceTicket* ticket);
+  Status AwaitSpace(uint32_t area, uint64_t tracks, int reclaims,
+                    const std::function<bool()>& take);
+  Status NoSpace(uint32_t area) const;  // state lock held
+  bool GrowthWanted(uint32_t area) const;
+  bool GrowthBlocked(const Growth& growth) const;
+  bool WaitForGrowth(Monitor::Lock& lock, uint32_t area, uint64_t tracks);
+  Status ClaimSpace(uint32_t area, uint64_t tracks);
+  void ReleaseClaim(uint32_t area, uint64_t tracks);
+  void WakeSpaceTask(uint32_t area);  // state lock held
+  void SpaceLoop();
+  bool GrowOnce(Monitor::Lock& lock, uint32_t area);
+  bool TrimOnce(Monitor::Lock& lock);
+  void StopSpaceTask();
 
   // store_async.cc
   AsyncOp* TakeAsync(VolumeState& volume, uint64_t offset, uint8_t* buf, size_t len,
@@ -188,7 +241,7 @@ class StoreImpl {
   void FreeTracks(Monitor::Lock& lock, std::span<const uint64_t> tracks);
   void ReclaimForSpace();
   void Throttle();
-  Status SyncData();
+  Status SyncData(uint32_t areas);
   void Poison(const Status& status, const char* during);
   Status PoisonedStatus();
   void CheckpointLoop();
@@ -221,19 +274,28 @@ class StoreImpl {
   void ApplyFlip(const Copy& copy, int64_t t0_unix_ms, uint64_t lsn);
   Status CloseTargets(const std::vector<VolumeState*>& targets);
   void SetGates(const std::vector<VolumeState*>& volumes, Gate gate);
+  Status GrowVolume(uint16_t id, uint64_t new_size_bytes, uint64_t claim);
   Status CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, bool* copied);
+  Status CopyLocked(VolumeState& target, uint64_t track, SpaceTicket* ticket, bool* copied);
+  Status AddVolume(uint16_t id, uint64_t size_bytes, std::string_view name,
+                   const CreateOptions& options);
+  static Status CheckThickness(const std::string& name, const VolumeState& source,
+                               const VolumeState& target);
+
+  // store_pools.cc
+  class PoolsTurn;
+  Status CheckNewPool(AreaSpec* area);
+  static Status NoPool(uint32_t number);
   bool Inherited(const VolumeState& volume, uint64_t track);
   bool EndIfComplete(uint64_t relationship_id);
   void EndRelation(uint64_t relationship_id);
   VolumeInfo InfoOf(const VolumeState& volume) const;
 
-  static constexpr uint64_t kTracksOffset = 1 << 20;
-
   // Constant after Open.
   Io& io_;
   StoreOptions options_;
   std::shared_ptr<void> lock_file_;
-  std::unique_ptr<File> meta_, data_;
+  std::unique_ptr<File> meta_;
   // A second descriptor of `meta`: the kernel reports a write-back error once per open file, so the
   // journal's fdatasync and that of checkpoint and superblock, which may run at the same time, must
   // not share one.
@@ -246,8 +308,8 @@ class StoreImpl {
 
   Epochs epochs_;
   TrackLocks track_locks_;
-  std::atomic<bool> data_dirty_{false};  // a write completed since the last data flush began
-  std::atomic<bool> throttled_{false};   // the kill ring is over its soft limit
+  Areas areas_;                         // files are added, never taken away
+  std::atomic<bool> throttled_{false};  // the kill ring is over its soft limit
   std::atomic<bool> is_poisoned_{false};
 
   // Below: guarded by state_.
@@ -301,7 +363,17 @@ class StoreImpl {
 
   std::unique_ptr<WriteOut> write_out_;  // null: in direct mode there is nothing to write out
 
-  std::unique_ptr<Task> commit_task_, checkpoint_task_;
+  std::map<uint32_t, AreaSpec> area_specs_;
+  std::array<Growth, kMaxAreas> growth_;
+  bool space_stopping_ = false;
+  bool space_idle_ = false;  // the space task waits for a reason to grow or trim
+  Condition space_wanted_;   // the space task's
+  Condition space_changed_;  // a growth step ended
+  Monitor pools_monitor_;    // one pool is created or enlarged at a time
+  Condition pools_done_;
+  bool changing_pools_ = false;
+
+  std::unique_ptr<Task> commit_task_, checkpoint_task_, space_task_;
 };
 
 // The status of an operation on a stopped pool names the cause once it is known; reads keep

@@ -114,41 +114,67 @@ Status StoreImpl::ReadEntry(const Entry& entry, uint32_t within, uint8_t* buf, s
 Status StoreImpl::Write(OpSlot& slot, VolumeState& volume, uint64_t offset, const void* buf,
                         size_t len) {
   FL_CHECK(offset + len <= volume.size_bytes);
-  Status status = WriteWithRetry(slot, volume, offset, static_cast<const uint8_t*>(buf), len);
+  if (len == 0) return Status::Ok();
+  SpaceTicket ticket;
+  const auto* data = static_cast<const uint8_t*>(buf);
+  const bool one_track = offset / kTrackBytes == (offset + len - 1) / kTrackBytes;
+  Status status = one_track ? WriteOne(slot, volume, offset, data, len, &ticket)
+                            : WriteMany(slot, volume, offset, data, len, &ticket);
+  if (ticket.promised != 0) EndTicket(volume, &ticket);
   IoCounters& counters = CountersOf(slot, volume);
+  if (ticket.redirected != 0)
+    counters.redirected.fetch_add(ticket.redirected, std::memory_order_relaxed);
   counters.write_ops.fetch_add(1, std::memory_order_relaxed);
   counters.write_bytes.fetch_add(len, std::memory_order_relaxed);
   if (!status.ok()) counters.error_ops.fetch_add(1, std::memory_order_relaxed);
   return status;
 }
 
-Status StoreImpl::WriteWithRetry(OpSlot& slot, VolumeState& volume, uint64_t offset,
-                                 const uint8_t* data, size_t len) {
-  uint64_t redirected = 0;
-  int space_retries = 2;
+// A piece of one track. It allocates before it writes, so a refusal has changed nothing.
+Status StoreImpl::WriteOne(OpSlot& slot, VolumeState& volume, uint64_t offset, const uint8_t* data,
+                           size_t len, SpaceTicket* ticket) {
+  const auto within = static_cast<uint32_t>(offset % kTrackBytes);
+  for (bool reserved = false;; reserved = true) {
+    Enter(slot, volume, true);
+    Throttle();
+    Status status = WritePiece(volume, offset / kTrackBytes, within, data, len, ticket);
+    Leave(slot);
+    if (status.code() != Code::kNoSpace || reserved) [[likely]]
+      return status;
+    // Outside the epoch: tracks may be waiting for a commit and for us to leave.
+    if (status = Reserve(volume, 1, ticket); !status.ok()) return status;
+  }
+}
+
+// A write over several tracks that runs out of space has changed none of them (trap T18): either it
+// needs no space, or all it could need is promised before its first I/O.
+Status StoreImpl::WriteMany(OpSlot& slot, VolumeState& volume, uint64_t offset, const uint8_t* data,
+                            size_t len, SpaceTicket* ticket) {
   Status status;
   Enter(slot, volume, true);
-  while (len != 0) {
+  const bool in_place = WriteAllInPlace(volume, offset, data, len, &status);
+  Leave(slot);
+  if (in_place) return status;
+  // One fresh track for every touched track is the most it can take.
+  const uint64_t most = (offset + len - 1) / kTrackBytes - offset / kTrackBytes + 1;
+  if (!TryPromise(volume, most, ticket)) {
+    if (WriteExactly(slot, volume, offset, data, len, ticket, &status)) return status;
+    if (Status space = Reserve(volume, most, ticket); !space.ok()) {
+      if (WriteExactly(slot, volume, offset, data, len, ticket, &status)) return status;
+      return space;
+    }
+  }
+  Enter(slot, volume, true);
+  while (len != 0 && status.ok()) {
     const auto within = static_cast<uint32_t>(offset % kTrackBytes);
     const size_t piece = PieceLength(within, len);
     Throttle();
-    status = WritePiece(volume, offset / kTrackBytes, within, data, piece, &redirected);
-    if (status.code() == Code::kNoSpace && space_retries-- > 0) {
-      // Tracks may be waiting for a commit and for us to leave our epoch: outside it they can
-      // become free.
-      Leave(slot);
-      ReclaimForSpace();
-      Enter(slot, volume, true);
-      continue;
-    }
-    if (!status.ok()) break;
+    status = WritePiece(volume, offset / kTrackBytes, within, data, piece, ticket);
     data += piece;
     offset += piece;
     len -= piece;
   }
   Leave(slot);
-  if (redirected != 0)
-    CountersOf(slot, volume).redirected.fetch_add(redirected, std::memory_order_relaxed);
   return status;
 }
 
@@ -158,20 +184,89 @@ Status StoreImpl::ReadTrack(uint64_t track, uint32_t within, void* buf, size_t l
                                    : place.file->Pread(place.offset, buf, len);
 }
 
+// Path A for all tracks of a write, or nothing. The pins are taken in ascending order, and whoever
+// holds a track lock alone never waits for a second one: no deadlock. What was exclusive at the
+// decision may become shared by an establish meanwhile; like every write in flight at T0 this one
+// then ends before the target is readable.
+bool StoreImpl::WriteAllInPlace(VolumeState& volume, uint64_t offset, const uint8_t* data,
+                                size_t len, Status* status) {
+  const uint64_t first = offset / kTrackBytes;
+  const uint64_t end = (offset + len - 1) / kTrackBytes + 1;
+  // Most writes that cannot be done in place show it at their first track: no pins for them.
+  if (!map_->Find(volume, first).exclusive) return false;
+  std::vector<uint64_t> places;
+  places.reserve(end - first);
+  uint64_t pinned = first;
+  bool in_place = true;
+  uint64_t at = offset;
+  size_t left = len;
+  while (in_place && pinned < end) {
+    track_locks_.Pin(TrackLocks::Key(volume.id, pinned));
+    const Map::Found found = map_->Find(volume, pinned++);
+    const auto within = static_cast<uint32_t>(at % kTrackBytes);
+    const size_t piece = PieceLength(within, left);
+    in_place = found.exclusive && InPlace(within, piece) &&
+               (TouchedSubs(within, piece) & ~found.entry.mask) == 0;
+    places.push_back(found.entry.own);
+    at += piece;
+    left -= piece;
+  }
+  for (size_t i = 0; in_place && len != 0 && status->ok(); ++i) {
+    const auto within = static_cast<uint32_t>(offset % kTrackBytes);
+    const size_t piece = PieceLength(within, len);
+    *status = WriteTrack(places[i], within, data, piece);
+    data += piece;
+    offset += piece;
+    len -= piece;
+  }
+  for (uint64_t track = first; track < pinned; ++track)
+    track_locks_.Unpin(TrackLocks::Key(volume.id, track));
+  return in_place;
+}
+
+// The same with as much space as it needs and no more, for when the pool is nearly full: decides
+// for all tracks under their locks, taken in ascending order. False: there is not enough space, and
+// nothing has changed.
+bool StoreImpl::WriteExactly(OpSlot& slot, VolumeState& volume, uint64_t offset,
+                             const uint8_t* data, size_t len, SpaceTicket* ticket, Status* status) {
+  const uint64_t first = offset / kTrackBytes;
+  const uint64_t end = (offset + len - 1) / kTrackBytes + 1;
+  Enter(slot, volume, true);
+  std::vector<Map::Found> found;
+  uint64_t fresh = 0;
+  for (uint64_t track = first; track < end; ++track) {
+    track_locks_.LockExclusive(TrackLocks::Key(volume.id, track));
+    found.push_back(map_->Find(volume, track));
+    fresh += found.back().exclusive ? 0 : 1;
+  }
+  const bool enough = fresh == 0 || TryPromise(volume, fresh, ticket);
+  for (uint64_t track = first; enough && track < end && status->ok(); ++track) {
+    const auto within = static_cast<uint32_t>(offset % kTrackBytes);
+    const size_t piece = PieceLength(within, len);
+    Throttle();  // commits and checkpoints wait for no track lock
+    *status = WriteDecided(volume, track, found[track - first], within, data, piece, ticket);
+    data += piece;
+    offset += piece;
+    len -= piece;
+  }
+  for (uint64_t track = first; track < end; ++track)
+    track_locks_.UnlockExclusive(TrackLocks::Key(volume.id, track));
+  Leave(slot);
+  return enough;
+}
+
 Status StoreImpl::WriteTrack(uint64_t track, uint32_t within, const void* data, size_t len) {
   if (is_poisoned_.load(std::memory_order_relaxed)) [[unlikely]]
     return PoisonedStatus();
   const Place place = PlaceOf(track, within);
   Status status = place.file->Pwrite(place.offset, data, len);
-  // After the write and before its reply, so that a flush which must cover it sees it. The test
-  // before the store keeps the cache line shared while it is already set.
-  if (!data_dirty_.load()) data_dirty_.store(true);
+  areas_.MarkDirty(track);
   if (write_out_) write_out_->Wrote(len);
   return status;
 }
 
 Status StoreImpl::WritePiece(VolumeState& volume, uint64_t track, uint32_t within,
-                             const uint8_t* data, size_t len, uint64_t* redirected) {
+                             const uint8_t* data, size_t len, SpaceTicket* ticket) {
   const uint64_t key = TrackLocks::Key(volume.id, track);
   const uint16_t touched = TouchedSubs(within, len);
   track_locks_.Pin(key);
@@ -182,37 +277,43 @@ Status StoreImpl::WritePiece(VolumeState& volume, uint64_t track, uint32_t withi
     return status;
   }
   track_locks_.Unpin(key);
-  return WriteLocked(volume, track, within, data, len, redirected);
+  if (Mutated(Mutation::kMergeWithoutLock) && (within | len) % kSubBytes != 0)
+    return WriteDecided(volume, track, map_->Find(volume, track), within, data, len, ticket);
+  const ExclusiveTrack exclusive(track_locks_, volume, track);
+  return WriteDecided(volume, track, map_->Find(volume, track), within, data, len, ticket);
 }
 
-// Not inlined: its 64 KiB buffer belongs on the stack of the slow path only.
-__attribute__((noinline)) Status StoreImpl::WriteLocked(VolumeState& volume, uint64_t track,
-                                                        uint32_t within, const uint8_t* data,
-                                                        size_t len, uint64_t* redirected) {
-  alignas(kSubBytes) uint8_t merged[kTrackBytes];
-  if (Mutated(Mutation::kMergeWithoutLock))
-    (void)ReadEntry(map_->FindEntry(volume, track), 0, merged, kTrackBytes, ReadMode::kBlocking);
-  const ExclusiveTrack exclusive(track_locks_, volume, track);
-  const Map::Found found = map_->Find(volume, track);
-  const uint16_t touched = TouchedSubs(within, len);
+// With the track lock held. Not inlined: its 64 KiB buffer belongs on the stack of the slow path
+// only.
+__attribute__((noinline)) Status StoreImpl::WriteDecided(VolumeState& volume, uint64_t track,
+                                                         const Map::Found& found, uint32_t within,
+                                                         const uint8_t* data, size_t len,
+                                                         SpaceTicket* ticket) {
+  uint16_t touched = TouchedSubs(within, len);
   const bool own = found.exclusive && (touched & ~found.entry.mask) == 0;
   if (own && InPlace(within, len)) return WriteTrack(found.entry.own, within, data, len);
 
   // Whole sub-blocks from here on: the ragged ends are completed with what is there now.
-  const uint32_t begin = within & ~(kSubBytes - 1);
-  const auto end = static_cast<uint32_t>((within + len + kSubBytes - 1) & ~size_t{kSubBytes - 1});
+  alignas(kSubBytes) uint8_t merged[kTrackBytes];
+  uint32_t begin = within & ~(kSubBytes - 1);
+  auto end = static_cast<uint32_t>((within + len + kSubBytes - 1) & ~size_t{kSubBytes - 1});
+  if (volume.thick && !found.exclusive && found.entry.mapped()) {
+    // A thick volume's tracks never have a base, which would hold a second track: the whole content
+    // comes along (allocator.h, theorem).
+    begin = 0;
+    end = kTrackBytes;
+    touched = kFullMask;
+  }
   if (begin != within || end != within + len) {
-    Status status = Mutated(Mutation::kMergeWithoutLock)
-                        ? (std::memmove(merged, merged + begin, end - begin), Status::Ok())
-                        : ReadEntry(found.entry, begin, merged, end - begin, ReadMode::kBlocking);
+    Status status = ReadEntry(found.entry, begin, merged, end - begin, ReadMode::kBlocking);
     if (!status.ok()) return status;
     std::memcpy(merged + (within - begin), data, len);
     data = merged;
   }
   if (own) return WriteTrack(found.entry.own, begin, data, end - begin);
   if (!found.exclusive) {
-    if (found.entry.mapped()) ++*redirected;
-    return Redirect(volume, track, found, touched, begin, data, end - begin);
+    if (found.entry.mapped()) ++ticket->redirected;
+    return Redirect(volume, track, found, touched, begin, data, end - begin, ticket);
   }
   Entry next = found.entry;  // path B
   next.mask = static_cast<uint16_t>(next.mask | touched);
@@ -224,14 +325,13 @@ __attribute__((noinline)) Status StoreImpl::WriteLocked(VolumeState& volume, uin
 }
 
 Status StoreImpl::Redirect(VolumeState& volume, uint64_t track, const Map::Found& found,
-                           uint16_t touched, uint32_t within, const uint8_t* data, size_t len) {
+                           uint16_t touched, uint32_t within, const uint8_t* data, size_t len,
+                           SpaceTicket* ticket) {
   const Entry& old = found.entry;
-  const uint64_t fresh = AllocateTrack();
+  const uint64_t fresh = AllocateTrack(volume, track, ticket);
   if (fresh == kNoTrack && Mutated(Mutation::kNoSpaceHalfDone))
     (void)Publish(volume, track, Entry{}, false);
-  if (fresh == kNoTrack)
-    return Status(Code::kNoSpace,
-                  "the pool is full: " + data_->path() + " has reached its capacity");
+  if (fresh == kNoTrack) return Status(Code::kNoSpace);  // Reserve finds out why
   Entry next;
   next.own = fresh;
   next.mask = touched;
@@ -271,9 +371,15 @@ Status StoreImpl::CarryOver(const Entry& from, uint16_t subs, uint64_t to_track)
   return Status::Ok();
 }
 
-uint64_t StoreImpl::AllocateTrack() {
+// Fails only without a promise.
+uint64_t StoreImpl::AllocateTrack(const VolumeState& volume, uint64_t track, SpaceTicket* ticket) {
   auto lock = state_.Acquire();
-  return map_->allocator().Allocate();
+  const bool promised = ticket->promised != 0;
+  if (promised) --ticket->promised;
+  const uint64_t fresh =
+      map_->allocator().Allocate({volume.pool, volume.thick, volume.id, track}, promised);
+  WakeSpaceTask(volume.pool);
+  return fresh;
 }
 
 void StoreImpl::FreeReserved(uint64_t track) {
@@ -338,17 +444,22 @@ Status StoreImpl::ZeroPiece(VolumeState& volume, uint64_t track, uint16_t subs) 
 }
 
 Status StoreImpl::ZeroRange(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
-                            bool ragged_ends) {
+                            bool ragged_ends, SpaceTicket* ticket) {
   const uint64_t end = offset + len;
   const uint64_t first_whole =
       (offset + (Mutated(Mutation::kTrimRagged) ? 0 : kSubBytes - 1)) & ~uint64_t{kSubBytes - 1};
   const uint64_t last_whole = end & ~uint64_t{kSubBytes - 1};
   if (first_whole >= last_whole)
-    return ragged_ends ? WriteZeroBytes(slot, volume, offset, len) : Status::Ok();
+    return ragged_ends ? WriteZeroBytes(slot, volume, offset, len, ticket) : Status::Ok();
   Status status;
   if (ragged_ends) {
-    status = WriteZeroBytes(slot, volume, offset, first_whole - offset);
-    if (status.ok()) status = WriteZeroBytes(slot, volume, last_whole, end - last_whole);
+    // The space of both ends before the first changes. What is between them needs none.
+    const uint64_t head = first_whole - offset;
+    const uint64_t fresh = SpaceNeeded(slot, volume, offset, head) +
+                           SpaceNeeded(slot, volume, last_whole, end - last_whole);
+    if (fresh > 1) status = Reserve(volume, fresh, ticket);
+    if (status.ok()) status = WriteZeroBytes(slot, volume, offset, head, ticket);
+    if (status.ok()) status = WriteZeroBytes(slot, volume, last_whole, end - last_whole, ticket);
   }
   for (uint64_t at = first_whole; at < last_whole && status.ok();) {
     // One epoch a track: a trim of terabytes must not hold up an establish.
@@ -367,12 +478,25 @@ Status StoreImpl::ZeroRange(OpSlot& slot, VolumeState& volume, uint64_t offset, 
   return status;
 }
 
-Status StoreImpl::WriteZeroBytes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len) {
+// Tracks of the range that a write would need a fresh track for.
+uint64_t StoreImpl::SpaceNeeded(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len) {
+  uint64_t fresh = 0;
+  if (len == 0) return fresh;
+  for (uint64_t track = offset / kTrackBytes; track <= (offset + len - 1) / kTrackBytes; ++track) {
+    Enter(slot, volume, true);
+    fresh += map_->Find(volume, track).exclusive ? 0 : 1;
+    Leave(slot);
+  }
+  return fresh;
+}
+
+Status StoreImpl::WriteZeroBytes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
+                                 SpaceTicket* ticket) {
   alignas(kSubBytes) static const uint8_t kZeroes[kTrackBytes] = {};
   Status status;
   while (len != 0 && status.ok()) {
     const size_t piece = PieceLength(static_cast<uint32_t>(offset % kTrackBytes), len);
-    status = WriteWithRetry(slot, volume, offset, kZeroes, piece);
+    status = WriteOne(slot, volume, offset, kZeroes, piece, ticket);
     offset += piece;
     len -= piece;
   }
@@ -382,8 +506,18 @@ Status StoreImpl::WriteZeroBytes(OpSlot& slot, VolumeState& volume, uint64_t off
 Status StoreImpl::WriteZeroes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
                               bool no_hole) {
   FL_CHECK(len <= volume.size_bytes && offset <= volume.size_bytes - len);
-  Status status = no_hole ? WriteZeroBytes(slot, volume, offset, len)
-                          : ZeroRange(slot, volume, offset, len, true);
+  SpaceTicket ticket;
+  Status status;
+  if (no_hole) {
+    // May be gigabytes, too many locks to hold: reserved by count. An establish on the range while
+    // this runs can make it need more than that.
+    const uint64_t fresh = SpaceNeeded(slot, volume, offset, len);
+    if (fresh > 1) status = Reserve(volume, fresh, &ticket);
+    if (status.ok()) status = WriteZeroBytes(slot, volume, offset, len, &ticket);
+  } else {
+    status = ZeroRange(slot, volume, offset, len, true, &ticket);
+  }
+  EndTicket(volume, &ticket);
   IoCounters& counters = CountersOf(slot, volume);
   counters.zero_ops.fetch_add(1, std::memory_order_relaxed);
   if (!status.ok()) counters.error_ops.fetch_add(1, std::memory_order_relaxed);
@@ -392,7 +526,8 @@ Status StoreImpl::WriteZeroes(OpSlot& slot, VolumeState& volume, uint64_t offset
 
 Status StoreImpl::Trim(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len) {
   FL_CHECK(len <= volume.size_bytes && offset <= volume.size_bytes - len);
-  Status status = ZeroRange(slot, volume, offset, len, false);
+  SpaceTicket ticket;
+  Status status = ZeroRange(slot, volume, offset, len, false, &ticket);
   IoCounters& counters = CountersOf(slot, volume);
   counters.trim_ops.fetch_add(1, std::memory_order_relaxed);
   if (!status.ok()) counters.error_ops.fetch_add(1, std::memory_order_relaxed);

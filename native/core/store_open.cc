@@ -13,31 +13,13 @@
 #include <cstring>
 
 #include "core/check.h"
-#include "core/crc32c.h"
 #include "core/mutation.h"
 #include "core/store_impl.h"
 
 namespace flashlun {
 namespace {
 
-constexpr uint64_t kLabelMagic = 0x31534b4354534c46;  // "FLSTCKS1"
-
-// First 4 KiB of the tracks file: which pool it belongs to.
-struct TracksLabel {
-  uint64_t magic;
-  uint32_t version;
-  uint32_t crc;  // over the label with crc = 0
-  char pool_uuid[40];
-};
-
-TracksLabel MakeLabel(const std::string& uuid) {
-  TracksLabel label{};
-  label.magic = kLabelMagic;
-  label.version = kFormatVersion;
-  std::memcpy(label.pool_uuid, uuid.data(), std::min(uuid.size(), sizeof label.pool_uuid - 1));
-  label.crc = Crc32c(0, &label, sizeof label);
-  return label;
-}
+constexpr const char* kDefaultPoolName = "default";
 
 Status Contradiction(const std::string& dir, const std::string& what) {
   return Status(Code::kCorrupt,
@@ -61,7 +43,7 @@ Status StoreImpl::Open() {
   if (!lock.ok()) return lock.TakeStatus();
   lock_file_ = lock.value();
   if (!io_.Exists(PathOf("meta")))
-    if (Status status = CreatePool(); !status.ok()) return status;
+    if (Status status = CreateStore(); !status.ok()) return status;
   if (Status status = OpenFiles(); !status.ok()) return status;
   Result<std::unique_ptr<IoQueue>> queue = io_.MakeQueue(options_.io_backend);
   if (!queue.ok()) return queue.TakeStatus();
@@ -69,10 +51,12 @@ Status StoreImpl::Open() {
   if (Status status = Recover(); !status.ok()) return status;
   if (Status status = BeginSession(); !status.ok()) return status;
   if (!options_.direct && options_.write_out_bytes != 0)
-    write_out_ = std::make_unique<WriteOut>(io_, *data_, options_.write_out_bytes);
+    write_out_ = std::make_unique<WriteOut>(
+        io_, [this] { areas_.StartWriteOut(); }, options_.write_out_bytes);
   opened_ = true;
   commit_task_ = io_.Spawn("fl-commit", [this] { CommitLoop(); });
   checkpoint_task_ = io_.Spawn("fl-checkpoint", [this] { CheckpointLoop(); });
+  space_task_ = io_.Spawn("fl-space", [this] { SpaceLoop(); });
   return Status::Ok();
 }
 
@@ -82,7 +66,7 @@ Status StoreImpl::RefuseRemains() {
   bool remains = io_.Exists(PathOf("ring"));
   if (Result<std::unique_ptr<File>> file = io_.OpenFile(PathOf("tracks"), {}); file.ok()) {
     Result<uint64_t> size = file.value()->Size();
-    remains = remains || !size.ok() || size.value() > kTracksOffset;
+    remains = remains || !size.ok() || size.value() > Areas::kTracksOffset;
   }
   if (!remains) return Status::Ok();
   return Status(Code::kCorrupt, PathOf("meta") +
@@ -92,7 +76,7 @@ Status StoreImpl::RefuseRemains() {
 
 // The meta file gets its name last, when everything in the directory is durable: a crash in between
 // leaves a directory without a pool, and the next open begins again.
-Status StoreImpl::CreatePool() {
+Status StoreImpl::CreateStore() {
   if (Status status = RefuseRemains(); !status.ok()) return status;
   Superblock superblock;
   superblock.pool_uuid = io_.NewUuid();
@@ -106,15 +90,15 @@ Status StoreImpl::CreatePool() {
   if (!RingFits(superblock.kill_ring_bytes, superblock.journal_blocks))
     return Status(Code::kInvalid, "the kill ring needs 16 KiB to a quarter of the journal");
 
-  Result<std::unique_ptr<File>> data =
-      io_.OpenFile(PathOf("tracks"), {.create = true, .direct = options_.direct});
+  // An interrupted creation left a label with another uuid: RefuseRemains saw that nothing follows
+  // it.
+  Result<std::unique_ptr<File>> data = io_.OpenFile(PathOf("tracks"), {.create = true});
   if (!data.ok()) return data.TakeStatus();
-  const TracksLabel label = MakeLabel(superblock.pool_uuid);
-  alignas(kSubBytes) uint8_t first_block[kSubBytes] = {};  // whole: it may be written directly
-  std::memcpy(first_block, &label, sizeof label);
-  Status status = data.value()->Truncate(kTracksOffset);
-  if (status.ok()) status = data.value()->Pwrite(0, first_block, sizeof first_block);
-  if (status.ok()) status = data.value()->Fdatasync();
+  Status status = data.value()->Truncate(0);
+  data.value().reset();
+  if (status.ok())
+    status = Areas::Create(io_, {.number = 0, .name = {}, .path = {}, .capacity_tracks = 0},
+                           PathOf("tracks"), superblock.pool_uuid);
   if (!status.ok()) return status;
   Result<std::unique_ptr<File>> meta = io_.OpenFile(PathOf("meta.new"), {.create = true});
   if (!meta.ok()) return meta.TakeStatus();
@@ -138,9 +122,7 @@ Status StoreImpl::OpenFiles() {
   // (SIGKILL loses nothing) rests on it anyway, its writes are small and each is followed by
   // fdatasync, and a recovery reads it twice.
   const auto open = [this](const char* name, std::unique_ptr<File>* file) {
-    const bool tracks = std::string_view(name) == "tracks";
-    Result<std::unique_ptr<File>> result =
-        io_.OpenFile(PathOf(name), {.direct = tracks && options_.direct});
+    Result<std::unique_ptr<File>> result = io_.OpenFile(PathOf(name), {});
     if (!result.ok() && io_.Exists(PathOf(name))) return result.TakeStatus();  // not missing
     if (!result.ok())
       return Status(Code::kCorrupt, result.status().message() +
@@ -150,13 +132,11 @@ Status StoreImpl::OpenFiles() {
     // it.
     Status status = (*file)->Fdatasync();
     // After a write-back error the cache can hold what the disk does not: decide on the disk's.
-    // What a buffered session left of the tracks is of no use to a direct one.
-    if (status.ok() && (!tracks || options_.direct)) (*file)->DropCache();
+    if (status.ok()) (*file)->DropCache();
     return status;
   };
   if (Status status = open("meta", &meta_); !status.ok()) return status;
   if (Status status = open("meta", &checkpoint_file_); !status.ok()) return status;
-  if (Status status = open("tracks", &data_); !status.ok()) return status;
   return Status::Ok();
 }
 
@@ -165,57 +145,83 @@ Status StoreImpl::Recover() {
   if (!superblock.ok()) return superblock.TakeStatus();
   superblock_ = superblock.value();
   pool_uuid_ = superblock_.pool_uuid;
-  // The last session may have ended because a data flush failed (T12). The cache would then show
-  // what the disk never got, and the next flush would answer OK over it.
-  if (!superblock_.clean && !Mutated(Mutation::kKeepCacheAfterLoss)) data_->DropCache();
+
   Result<std::unique_ptr<SharedMemory>> memory =
       io_.MapShared(PathOf("ring"), KillRing::kHeaderBytes + superblock_.kill_ring_bytes);
   if (!memory.ok()) return memory.TakeStatus();
   ring_ = std::make_unique<KillRing>(std::move(memory.value()));
-  if (Status status = CheckLabel(); !status.ok()) return status;
   journal_ =
       std::make_unique<Journal>(*meta_, kJournalOffset, superblock_.journal_blocks, pool_uuid_);
   const uint64_t reach = superblock_.current.lsn;
   if (Status status = LoadMap(); !status.ok()) return status;
   if (Status status = ReplayRecords(reach); !status.ok()) return status;
+  if (Status status = OpenAreas(); !status.ok()) return status;
   map_->set_replaying(false);
   if (std::string problem = map_->RebuildCounts(VolumePointers()); !problem.empty())
     return Contradiction(options_.dir, problem);
   counters_.recovered_unclean = !superblock_.clean;
-  return CheckTracksSize();
+  for (const auto& [number, area] : area_specs_)
+    if (Status status = CheckTracksSize(area); !status.ok()) return status;
+  RestoreClaims();
+  return Status::Ok();
 }
 
-Status StoreImpl::CheckLabel() {
-  TracksLabel label;
-  if (Status status = data_->Pread(0, &label, sizeof label); !status.ok()) return status;
-  const TracksLabel expected = MakeLabel(pool_uuid_);
-  if (std::memcmp(&label, &expected, sizeof label) == 0) return Status::Ok();
-  return Status(Code::kCorrupt,
-                data_->path() + ": damaged, or of another pool: its label does not match " +
-                    meta_->path() + "; nothing was changed: restore the file from a backup");
+void StoreImpl::SetArea(const AreaSpec& area) {
+  area_specs_[area.number] = area;
+  map_->allocator().SetCapacity(area.number, area.capacity_tracks);
+}
+
+// Before anything is committed: opening an area flushes it, so that no record of the kill ring can
+// become durable before its data (T3).
+Status StoreImpl::OpenAreas() {
+  AreaOptions how;
+  how.direct = options_.direct;
+  // The last session may have ended because a data flush failed (T12). The cache would then show
+  // what the disk never got, so an unclean open reads the disk's. A direct one has no use for it.
+  how.drop_cache =
+      options_.direct || (!superblock_.clean && !Mutated(Mutation::kKeepCacheAfterLoss));
+  for (const auto& [number, area] : area_specs_) {
+    Status status = areas_.Open(io_, area, PathOf(area), pool_uuid_, how);
+    if (status.ok()) continue;
+    // What the ring's records point at may just have been lost; the next open must not believe
+    // them.
+    if (status.code() == Code::kIo) ring_->Invalidate();
+    return status;
+  }
+  return Status::Ok();
+}
+
+// Claims are the sizes of the thick volumes: derived, like everything of the allocator.
+void StoreImpl::RestoreClaims() {
+  for (const auto& [id, volume] : volumes_)
+    if (volume->thick) map_->allocator().AddClaim(volume->pool, volume->tracks);
 }
 
 // A sparse file reads as zeroes behind its end: a truncated one would serve them as data.
-Status StoreImpl::CheckTracksSize() {
-  Result<uint64_t> size = data_->Size();
+Status StoreImpl::CheckTracksSize(const AreaSpec& area) {
+  File& file = areas_.file(area.number);
+  Result<uint64_t> size = file.Size();
   if (!size.ok()) return size.TakeStatus();
-  const uint64_t needed = map_->needed_bytes() == 0 ? 0 : kTracksOffset + map_->needed_bytes();
+  const uint64_t mapped = map_->needed_bytes(area.number);
+  const uint64_t needed = mapped == 0 ? 0 : Areas::kTracksOffset + mapped;
   if (size.value() >= needed) return Status::Ok();
-  return Status(Code::kCorrupt, data_->path() + ": damaged: it has " +
-                                    std::to_string(size.value()) + " bytes where the map needs " +
-                                    std::to_string(needed) +
+  return Status(Code::kCorrupt, file.path() + ": damaged: it has " + std::to_string(size.value()) +
+                                    " bytes where the map needs " + std::to_string(needed) +
                                     "; nothing was changed: restore the file from a backup");
 }
 
 Status StoreImpl::LoadCheckpoint(const CheckpointRef& ref) {
   volumes_.clear();
   relations_.clear();
-  map_ = std::make_unique<Map>(superblock_.capacity_tracks);
+  area_specs_.clear();
+  map_ = std::make_unique<Map>(0);
   map_->set_replaying(true);
   checkpoint_ = std::make_unique<Checkpoints>(
       PageStore(*checkpoint_file_, PagesOffset(superblock_.journal_blocks)), pool_uuid_);
   Result<Checkpoints::Loaded> loaded = checkpoint_->Load(ref, *map_);
   if (!loaded.ok()) return loaded.TakeStatus();
+  SetArea({0, kDefaultPoolName, {}, superblock_.capacity_tracks});
+  for (const AreaSpec& area : loaded.value().areas) SetArea(area);
   for (auto& volume : loaded.value().volumes) volumes_.emplace(volume->id, volume);
   for (const RelationState& relation : loaded.value().relations) {
     if (!volumes_.contains(relation.source_id) || !volumes_.contains(relation.target_id))
@@ -340,6 +346,10 @@ Status StoreImpl::ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length
       volumes_.erase(it);
       return Status::Ok();
     }
+    case RecordType::kAddPool:
+      return ApplyAddPool(record);
+    case RecordType::kGrowPool:
+      return ApplyGrowPool(record);
   }
   return Contradiction(options_.dir, "a record of unknown type");
 }
@@ -382,12 +392,39 @@ Status StoreImpl::ApplyResize(const uint8_t* bytes) {
 Status StoreImpl::ApplyCreate(const uint8_t* bytes) {
   const auto record = ReadRecord<CreateVolumeRecord>(bytes);
   if (volumes_.contains(record.header.volume) || record.header.extra > kMaxNameBytes ||
-      record.size_bytes < kMinVolumeBytes || record.size_bytes > kMaxVolumeBytes)
+      record.size_bytes < kMinVolumeBytes || record.size_bytes > kMaxVolumeBytes ||
+      !area_specs_.contains(record.pool))
     return Contradiction(options_.dir, "an impossible create record");
   auto volume = std::make_shared<VolumeState>(record.header.volume, record.size_bytes);
   volume->name.assign(record.name, record.header.extra);
   volume->created_unix_ms = record.created_unix_ms;
+  volume->pool = record.pool;
+  volume->thick = (record.flags & kVolumeThick) != 0;
   volumes_.emplace(record.header.volume, std::move(volume));
+  return Status::Ok();
+}
+
+Status StoreImpl::ApplyAddPool(const uint8_t* bytes) {
+  const auto record = ReadRecord<AddPoolRecord>(bytes);
+  const uint32_t number = record.header.volume;
+  if (number >= kMaxAreas || area_specs_.contains(number) ||
+      record.header.extra > kMaxPoolNameBytes || record.path[kMaxPoolPathBytes - 1] != 0 ||
+      record.capacity_tracks == 0 || record.capacity_tracks > kMaxAreaTracks)
+    return Contradiction(options_.dir, "an impossible pool record");
+  SetArea(
+      {number, std::string(record.name, record.header.extra), record.path, record.capacity_tracks});
+  return Status::Ok();
+}
+
+Status StoreImpl::ApplyGrowPool(const uint8_t* bytes) {
+  const auto record = ReadRecord<GrowPoolRecord>(bytes);
+  const auto it = area_specs_.find(record.header.volume);
+  if (it == area_specs_.end() || record.capacity_tracks < it->second.capacity_tracks ||
+      record.capacity_tracks > kMaxAreaTracks)
+    return Contradiction(options_.dir, "an impossible growth record");
+  AreaSpec area = it->second;
+  area.capacity_tracks = record.capacity_tracks;
+  SetArea(area);
   return Status::Ok();
 }
 
@@ -407,7 +444,7 @@ Status StoreImpl::BeginSession() {
   return Status::Ok();
 }
 
-// What came from the kill ring becomes durable. OpenFiles flushed the tracks, so its data is (T3).
+// What came from the kill ring becomes durable. OpenAreas flushed the tracks, so its data is (T3).
 Status StoreImpl::CommitRecovered() {
   if (pending_.empty()) return Status::Ok();
   if (!JournalHasRoom(Journal::BlocksFor(pending_)) && !Mutated(Mutation::kRecoverOverJournal)) {
@@ -428,6 +465,7 @@ Status StoreImpl::CommitRecovered() {
 }
 
 void StoreImpl::StopTasks() {
+  StopSpaceTask();
   {
     auto lock = state_.Acquire();
     stopping_ = true;

@@ -28,8 +28,8 @@ Status FromErrno(int error, const std::string& path, const char* what) {
                                                        std::system_category().message(error));
 }
 
-ThreadFile::ThreadFile(std::string path, int fd, bool direct)
-    : File(std::move(path)), fd_(fd), direct_(direct), nowait_(!direct) {}
+ThreadFile::ThreadFile(std::string path, int fd, bool direct, bool device)
+    : File(std::move(path)), fd_(fd), direct_(direct), device_(device), nowait_(!direct) {}
 
 ThreadFile::~ThreadFile() { ::close(fd_); }
 
@@ -178,7 +178,10 @@ void ThreadFile::DropCache() { (void)::posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTN
 Result<uint64_t> ThreadFile::Size() {
   struct stat st;
   if (::fstat(fd_, &st) != 0) return FromErrno(errno, path(), "stat");
-  return static_cast<uint64_t>(st.st_size);
+  if (!device_) return static_cast<uint64_t>(st.st_size);
+  const off_t end = ::lseek(fd_, 0, SEEK_END);
+  if (end < 0) return FromErrno(errno, path(), "seek");
+  return static_cast<uint64_t>(end);
 }
 
 Status ThreadFile::Truncate(uint64_t size) {

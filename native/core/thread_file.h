@@ -22,8 +22,8 @@ Status FromErrno(int error, const std::string& path, const char* what);
 
 class ThreadFile final : public File {
  public:
-  // Takes over fd, which was opened with O_DIRECT if `direct`.
-  ThreadFile(std::string path, int fd, bool direct);
+  // Takes over fd, which was opened with O_DIRECT if `direct`; `device`: of a block device.
+  ThreadFile(std::string path, int fd, bool direct, bool device);
   ~ThreadFile() override;
   ThreadFile(const ThreadFile&) = delete;
   ThreadFile& operator=(const ThreadFile&) = delete;
@@ -38,6 +38,7 @@ class ThreadFile final : public File {
   void DropCache() override;
   Result<uint64_t> Size() override;
   Status Truncate(uint64_t size) override;
+  bool fixed_size() const override { return device_; }
 
   int fd() const { return fd_; }
   // Whether a transfer may go to the kernel as it is.
@@ -55,6 +56,7 @@ class ThreadFile final : public File {
 
   const int fd_;
   const bool direct_;
+  const bool device_;
   std::atomic<bool> nowait_;
 };
 

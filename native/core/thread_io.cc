@@ -70,16 +70,23 @@ class ThreadIo final : public Io {
 
   Result<std::unique_ptr<File>> OpenFile(const std::string& path,
                                          const OpenOptions& options) override {
-    const int flags = (options.read_only ? O_RDONLY : O_RDWR) | (options.create ? O_CREAT : 0) |
-                      (options.direct ? O_DIRECT : 0);
+    struct stat st;
+    const bool device = ::stat(path.c_str(), &st) == 0 && S_ISBLK(st.st_mode);
+    int flags = options.read_only ? O_RDONLY : O_RDWR;
+    if (options.direct) flags |= O_DIRECT;
+    if (options.create && !device) flags |= O_CREAT;
+    // On a block device, without O_CREAT: fails while it is mounted or part of something else.
+    if (options.exclusive && device) flags |= O_EXCL;
     const int fd = ::open(path.c_str(), O_CLOEXEC | flags, 0600);
+    if (fd < 0 && errno == EBUSY)
+      return Status(Code::kLocked, path + " is in use (mounted, or part of another device)");
     if (fd < 0 && errno == EINVAL && options.direct)
       return Status(Code::kInvalid, path +
                                         ": its file system has no direct I/O (O_DIRECT): use "
                                         "--cache writeback, or put the data directory on ext4 or "
                                         "XFS");
     if (fd < 0) return FromErrno(errno, path, "open");
-    return std::unique_ptr<File>(std::make_unique<ThreadFile>(path, fd, options.direct));
+    return std::unique_ptr<File>(std::make_unique<ThreadFile>(path, fd, options.direct, device));
   }
 
   Status Rename(const std::string& from, const std::string& to) override {

@@ -2,7 +2,8 @@
 
 namespace flashlun {
 
-WriteOut::WriteOut(Io& io, File& file, uint64_t every) : file_(file), every_(every) {
+WriteOut::WriteOut(Io& io, std::function<void()> begin, uint64_t every)
+    : begin_(std::move(begin)), every_(every) {
   task_ = io.Spawn("fl-writeout", [this] { Loop(); });
 }
 
@@ -34,7 +35,7 @@ void WriteOut::Loop() {
     // whether it lies together or not. While a round waits for the disk, writers go on and the next
     // round takes more at once: the disk is always busy, and what is dirty is bounded by how much
     // faster than the disk the writers are.
-    file_.StartWriteOut(0, 0);
+    begin_();
     lock.lock();
   }
 }

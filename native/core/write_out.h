@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "core/io.h"
@@ -19,7 +20,8 @@ namespace flashlun {
 class WriteOut {
  public:
   // Begins to write out whenever `every` bytes (a power of two) more have been written.
-  WriteOut(Io& io, File& file, uint64_t every);
+  // `begin` starts the write-out of all that is dirty.
+  WriteOut(Io& io, std::function<void()> begin, uint64_t every);
   // Ends the task; what it has begun goes on in the kernel.
   ~WriteOut();
   WriteOut(const WriteOut&) = delete;
@@ -36,7 +38,7 @@ class WriteOut {
   void Wake();
   void Loop();
 
-  File& file_;
+  const std::function<void()> begin_;
   const uint64_t every_;
   alignas(64) std::atomic<uint64_t> written_{0};
 

@@ -34,6 +34,7 @@ class ForwardingFile : public File {
   void DropCache() override { file_->DropCache(); }
   Result<uint64_t> Size() override { return file_->Size(); }
   Status Truncate(uint64_t size) override { return file_->Truncate(size); }
+  bool fixed_size() const override { return file_->fixed_size(); }
 
  private:
   const std::unique_ptr<File> file_;

@@ -13,7 +13,7 @@
 
 namespace flashlun {
 
-class HeldIo final : public ForwardingIo {
+class HeldIo : public ForwardingIo {
  public:
   // Holds the pages of a pool with a journal of so many blocks.
   void Hold(uint64_t journal_blocks) { held_from_.store(PagesOffset(journal_blocks)); }

@@ -13,8 +13,13 @@ constexpr uint64_t kTracks = kIndexTracks + 3 * kLeafTracks;
 
 class MapFixture {
  public:
+  MapFixture() {
+    TrackRun run;
+    while (map.allocator().NextGrowth(0, 1024, &run)) map.allocator().MakeReady(run);
+  }
+
   uint64_t MapTrack(VolumeState& volume, uint64_t track) {
-    const uint64_t own = map.allocator().Allocate();
+    const uint64_t own = map.allocator().Allocate({}, false);
     map.SetEntry(volume, track, Entry::Full(own), ++lsn);
     return own;
   }
@@ -47,7 +52,7 @@ class MapFixture {
 TEST_CASE_FIXTURE(MapFixture, "copies made ahead are installed when nothing changed") {
   const uint64_t old = MapTrack(a, 0);
   Entry part;
-  part.own = map.allocator().Allocate();
+  part.own = map.allocator().Allocate({}, false);
   part.mask = 1;
   map.SetEntry(a, 1, part, ++lsn);
   map.Share(a, b, ++lsn);
@@ -57,7 +62,7 @@ TEST_CASE_FIXTURE(MapFixture, "copies made ahead are installed when nothing chan
   REQUIRE(ahead.leaf != nullptr);
   CHECK(map.allocator().Count(old) == 2);
   CHECK(map.allocator().Count(part.own) == 2);
-  map.SetEntry(b, 0, Entry::Full(map.allocator().Allocate()), ++lsn, &ahead);
+  map.SetEntry(b, 0, Entry::Full(map.allocator().Allocate({}, false)), ++lsn, &ahead);
   CHECK(ahead.index == nullptr);
   CHECK(ahead.leaf == nullptr);
   map.GiveBack(&ahead);
@@ -83,7 +88,7 @@ TEST_CASE_FIXTURE(MapFixture, "copies of nodes that changed meanwhile are given 
     map.DropTree(b, ++lsn);
     ApplyDrops();
     const uint64_t fresh = MapTrack(a, 1);
-    map.SetEntry(a, 0, Entry::Full(map.allocator().Allocate()), ++lsn, &ahead);
+    map.SetEntry(a, 0, Entry::Full(map.allocator().Allocate({}, false)), ++lsn, &ahead);
     CHECK(map.FindEntry(a, 1).own == fresh);
   }
   SUBCASE("and then it is shared again: the same node, another content") {
@@ -104,7 +109,7 @@ TEST_CASE_FIXTURE(MapFixture, "copies of nodes that changed meanwhile are given 
     same->owners.fetch_add(1);
     MapTrack(a, 2 * kLeafTracks);
     map.Share(a, b, ++lsn);
-    map.SetEntry(a, 0, Entry::Full(map.allocator().Allocate()), ++lsn, &second);
+    map.SetEntry(a, 0, Entry::Full(map.allocator().Allocate({}, false)), ++lsn, &second);
     CHECK(map.FindEntry(a, 1).own == fresh);
     CHECK(map.FindEntry(a, 2 * kLeafTracks).mapped());
     CHECK(map.FindEntry(b, 1).own == fresh);
@@ -124,7 +129,7 @@ TEST_CASE_FIXTURE(MapFixture, "a copy of an index node does not outlive a new le
   ApplyDrops();
   const uint64_t fresh = MapTrack(b, kLeafTracks);
   map.Share(b, a, ++lsn);
-  map.SetEntry(b, 1, Entry::Full(map.allocator().Allocate()), ++lsn, &ahead);
+  map.SetEntry(b, 1, Entry::Full(map.allocator().Allocate({}, false)), ++lsn, &ahead);
   CHECK(map.FindEntry(b, kLeafTracks).own == fresh);
   map.GiveBack(&ahead);
   CheckNothingIsLeft();
@@ -142,7 +147,7 @@ TEST_CASE_FIXTURE(MapFixture, "leaves and index nodes without entries are given 
   CHECK(a.root[1].load() != nullptr);
   // A leaf that comes back is not inherited, whatever the slot was before.
   map.Share(a, b, ++lsn);
-  map.SetEntry(b, 5, Entry::Full(map.allocator().Allocate()), ++lsn);
+  map.SetEntry(b, 5, Entry::Full(map.allocator().Allocate({}, false)), ++lsn);
   CHECK_FALSE(map.Inherited(b, 5));
   ApplyDrops();
   CHECK(map.allocator().used() == 2);

@@ -19,7 +19,8 @@ namespace flashlun {
 
 class PoolFixture {
  public:
-  PoolFixture() {
+  explicit PoolFixture(std::unique_ptr<HeldIo> io = std::make_unique<HeldIo>())
+      : io_(std::move(io)) {
     char name[] = "/tmp/flashlun-native-XXXXXX";
     root_ = ::mkdtemp(name);
     options_.dir = root_ + "/pool";
@@ -35,7 +36,7 @@ class PoolFixture {
   PoolFixture& operator=(const PoolFixture&) = delete;
 
   Status TryOpen() {
-    Result<std::unique_ptr<Store>> result = Store::Open(io_, options_);
+    Result<std::unique_ptr<Store>> result = Store::Open(*io_, options_);
     if (!result.ok()) return result.TakeStatus();
     store_ = std::move(result.value());
     slot_ = store_->AcquireSlot();
@@ -114,14 +115,14 @@ class PoolFixture {
     other.options_ = options_;
     other.options_.dir = dir;
   }
-  HeldIo& io() { return io_; }
+  HeldIo& io() { return *io_; }
   Store& store() { return *store_; }
   OpSlot& slot() { return *slot_; }
   StoreOptions& options() { return options_; }
 
  private:
   std::string root_;
-  HeldIo io_;
+  std::unique_ptr<HeldIo> io_;
   StoreOptions options_;
   std::unique_ptr<Store> store_;
   OpSlot* slot_ = nullptr;

@@ -60,7 +60,7 @@ class ScaleFixture : public PoolFixture {
     Checkpoints checkpoints(PageStore(meta, PagesOffset(superblock.journal_blocks)),
                             superblock.pool_uuid);
     Capture capture;
-    capture.Begin(map, {&volume}, {}, superblock.current.lsn, 1);
+    capture.Begin(map, {&volume}, {}, {}, superblock.current.lsn, 1);
     checkpoints.Begin();
     for (const uint32_t id : capture.ids())
       REQUIRE(checkpoints.AddNode(id, capture.TakeOut(map, id)).ok());

@@ -114,9 +114,17 @@ class SimFile final : public File {
     const uint64_t number = ++io_.numbers_;
     const uint64_t end = std::min((offset + len) / kSimBlock, state_->cache.blocks());
     for (uint64_t block = BlocksOf(offset); status.ok() && block < end; ++block) {
-      if (io_.rng_() % 2 == 0) continue;  // the content is undefined
-      state_->pending.push_back({number, block, nullptr});
-      state_->cache.Set(block, nullptr);
+      // The content is undefined: what was there, zeroes, or bytes that no host wrote.
+      const uint64_t fate = io_.rng_() % 3;
+      if (fate == 0) continue;
+      SimBlock content;
+      if (fate == 1) {
+        auto garbage = std::make_shared<std::array<uint8_t, kSimBlock>>();
+        garbage->fill(0xdd);
+        content = std::move(garbage);
+      }
+      state_->pending.push_back({number, block, content});
+      state_->cache.Set(block, std::move(content));
     }
     return status;
   }

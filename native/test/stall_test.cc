@@ -17,8 +17,11 @@ class StorePeer {
   void MapAll(uint16_t id) {
     auto lock = impl_.state_.Acquire();
     VolumeState& volume = *impl_.volumes_.at(id);
+    Allocator& allocator = impl_.map_->allocator();
+    TrackRun run;
+    while (allocator.NextGrowth(0, 1024, &run)) allocator.MakeReady(run);
     for (uint64_t track = 0; track < volume.tracks; ++track)
-      impl_.map_->SetEntry(volume, track, Entry::Full(impl_.map_->allocator().Allocate()),
+      impl_.map_->SetEntry(volume, track, Entry::Full(allocator.Allocate({}, false)),
                            impl_.last_lsn_);
   }
 

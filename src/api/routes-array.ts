@@ -3,6 +3,7 @@
 import { FlashlunError } from '../base/errors.js';
 import { TRACK_BYTES } from '../engine/types.js';
 import type { App } from './app.js';
+import { addPoolRoutes } from './routes-pools.js';
 import {
   ArrayBody,
   ErrorBody,
@@ -70,6 +71,7 @@ export function addArrayRoutes(app: App, services: ApiServices): void {
   );
 
   addVolumeRoutes(app, services);
+  addPoolRoutes(app, services);
 }
 
 function addVolumeRoutes(app: App, { array }: ApiServices): void {

@@ -84,6 +84,8 @@ export const VolumeBody = Type.Object({
   name: Type.String(),
   sizeBytes: Count,
   usedBytes: Count,
+  pool: Type.String({ description: 'name of the pool its space comes from' }),
+  thick: Type.Boolean({ description: 'its whole size is reserved' }),
   attached: Type.Integer({ description: 'NBD connections' }),
   createdAt: Time,
   readOps: Count,
@@ -104,6 +106,8 @@ export const NewVolumeBody = strictObject({
   id: Type.Optional(Type.String({ maxLength: 16, examples: ['1203'] })),
   sizeBytes: Type.Integer({ description: 'rounded up to whole tracks of 64 KiB' }),
   name: Type.Optional(Type.String({ maxLength: 256 })),
+  pool: Type.Optional(Ref),
+  thick: Type.Optional(Type.Boolean({ description: 'reserve the whole size' })),
 });
 
 export const ResizeVolumeBody = strictObject({
@@ -111,6 +115,32 @@ export const ResizeVolumeBody = strictObject({
     description: 'rounded up to whole tracks of 64 KiB; not smaller than it is',
   }),
 });
+
+export const PoolBody = Type.Object({
+  name: Type.String({ examples: ['default'] }),
+  path: Type.String({ description: 'file or block device on the server' }),
+  capacityBytes: Count,
+  usedBytes: Count,
+  thickBytes: Type.Integer({ description: 'reserved for thick volumes' }),
+  availableBytes: Type.Integer({ description: 'what thin volumes may still take' }),
+  allocatedBytes: Type.Integer({ description: 'space the file has on its file system' }),
+  level: oneOf('ok', 'warning', 'critical'),
+  problem: Type.Optional(Type.String({ description: 'why the level is not ok' })),
+});
+
+export const PoolsBody = Type.Object({ pools: Type.Array(PoolBody) });
+
+export const NewPoolBody = strictObject({
+  name: Ref,
+  path: Type.String({ minLength: 1, maxLength: 4096, description: 'absolute, on the server' }),
+  sizeBytes: Type.Optional(Type.Integer({ description: 'left out: all of a block device' })),
+});
+
+export const GrowPoolBody = strictObject({
+  sizeBytes: Type.Optional(Type.Integer({ description: 'left out: all of a block device' })),
+});
+
+export const PoolParams = strictObject({ name: Ref });
 
 export const VolumeParams = strictObject({ ref: Ref });
 

@@ -1,5 +1,6 @@
 /** What the routes of the HTTP API work on; put together by src/server.ts. */
 
+import type { Pools } from '../array/pools.js';
 import type { StorageArray } from '../array/storage-array.js';
 import type { Logger } from '../base/log.js';
 import type { CopyServices } from '../copyservices/copy-services.js';
@@ -10,6 +11,7 @@ import type { Auth } from './auth.js';
 
 export interface ApiServices {
   readonly array: StorageArray;
+  readonly pools: Pools;
   readonly copyServices: CopyServices;
   readonly tasks: TaskService;
   readonly registration: Registration;

@@ -22,6 +22,7 @@ import { formatSize } from '../base/units.js';
 import { type Engine, TRACK_BYTES, type VolumeState } from '../engine/types.js';
 import type { ChangeQueue } from './change-queue.js';
 import type { ExportCatalog, ExportEntry, ExportTarget } from './export-catalog.js';
+import { checkThickFits, findPool } from './pools.js';
 import { VolumeIndex } from './volume-index.js';
 import { describeRelationship } from './words.js';
 
@@ -33,6 +34,10 @@ export interface VolumeView {
   readonly name: string;
   readonly sizeBytes: number;
   readonly usedBytes: number;
+  /** Name of the pool its space comes from. */
+  readonly pool: string;
+  /** Its whole size is reserved. */
+  readonly thick: boolean;
   /** NBD connections. */
   readonly attached: number;
   readonly createdAt: string;
@@ -59,11 +64,21 @@ export interface NewVolume {
   /** Rounded up to whole tracks. */
   readonly sizeBytes: number;
   readonly name?: string | undefined;
+  /** Default: the pool of the data directory. */
+  readonly pool?: string | undefined;
+  /** Reserves the whole size. */
+  readonly thick?: boolean | undefined;
 }
 
 type ArrayEngine = Pick<
   Engine,
-  'createVolume' | 'resizeVolume' | 'deleteVolume' | 'volumes' | 'volume' | 'relationships'
+  | 'createVolume'
+  | 'resizeVolume'
+  | 'deleteVolume'
+  | 'volumes'
+  | 'volume'
+  | 'relationships'
+  | 'pools'
 >;
 
 /** Letters and digits of any script; no blank, slash or colon, which URIs and pairs are made of. */
@@ -78,6 +93,7 @@ export class StorageArray implements ExportCatalog {
    * at once: thousands of objects a time, on the thread that everything else waits for.
    */
   readonly #index = new VolumeIndex();
+  #poolNames: readonly string[] = [];
 
   /** The volumes of `engine` from now on change through this array only. */
   constructor(engine: ArrayEngine, essSerial: string, changes: ChangeQueue) {
@@ -143,8 +159,11 @@ export class StorageArray implements ExportCatalog {
       const sizeBytes = checkSize(request.sizeBytes);
       const id = this.#chooseId(request);
       this.#checkName(name);
+      const pool = findPool(this.#engine.pools(), request.pool);
       try {
-        await this.#engine.createVolume(id, sizeBytes, name);
+        if (request.thick === true) await checkThickFits(pool, sizeBytes);
+        const placement = { pool: pool.number, thick: request.thick };
+        await this.#engine.createVolume(id, sizeBytes, name, placement);
       } catch (error) {
         throw fromNative(error, `create volume ${formatVolumeId(id)}`);
       }
@@ -157,7 +176,8 @@ export class StorageArray implements ExportCatalog {
    * Grows a volume, also while it is in use. Clients see the new size when they connect again: NBD
    * has no notice of it. Durable when it resolves.
    *
-   * @throws FlashlunError VOLUME_NOT_FOUND, SIZE_INVALID (also: smaller than it is)
+   * @throws FlashlunError VOLUME_NOT_FOUND, SIZE_INVALID (also: smaller than it is),
+   *   NO_SPACE (thick, and its pool cannot reserve the rest)
    */
   resize(ref: string, requestedBytes: number): Promise<VolumeView> {
     return this.#changes.run(async () => {
@@ -320,6 +340,14 @@ export class StorageArray implements ExportCatalog {
     }
   }
 
+  /** Pools are few and never removed, but asked for once for every volume of a list. */
+  #poolName(number: number): string {
+    if (this.#poolNames[number] === undefined) {
+      this.#poolNames = this.#engine.pools().map((pool) => pool.name);
+    }
+    return this.#poolNames[number] ?? '';
+  }
+
   #describe(state: VolumeState): string {
     const name = state.name === '' ? '' : ` '${state.name}'`;
     const id = formatVolumeId(state.id);
@@ -334,6 +362,8 @@ export class StorageArray implements ExportCatalog {
       name: state.name,
       sizeBytes: state.sizeBytes,
       usedBytes: state.mappedTracks * TRACK_BYTES,
+      pool: this.#poolName(state.pool),
+      thick: state.thick,
       attached: state.attached,
       createdAt: new Date(state.createdUnixMs).toISOString(),
       readOps: state.readOps,

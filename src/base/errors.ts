@@ -38,6 +38,8 @@ export const ERRORS = {
   LSS_FULL: { http: 409, exit: 6 },
   FC_SAME_VOLUME: { http: 409, exit: 6 },
   FC_SIZE_MISMATCH: { http: 409, exit: 6 },
+  /** A thick volume and a thin one, or thick ones of two pools: space could not be reserved. */
+  FC_THICKNESS: { http: 409, exit: 6 },
   FC_TARGET_IN_USE: { http: 409, exit: 6 },
   FC_TARGET_REPEATED: { http: 409, exit: 6 },
   /** One volume as source and as target in one request: there would be no one T0 for all pairs. */

@@ -106,6 +106,11 @@ export const LIMITS = {
   /** Demo volumes are thin, so a pool this small works; below it nothing useful fits. */
   minPoolCapacityBytes: 64 * MIB,
 
+  /** Pools added later; a demo of pools needs no more. */
+  minPoolBytes: 1 * MIB,
+  /** How often the pools are looked at for a warning; filling one takes longer. */
+  poolWatchMs: 10_000,
+
   /** Native kMaxPoolTracks of one track; a larger --pool-capacity means this. */
   maxPoolBytes: 256 * TIB,
 

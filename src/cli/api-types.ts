@@ -6,6 +6,8 @@ import type {
   FlashcopiesBody,
   FlashcopyBody,
   LssBody,
+  PoolBody,
+  PoolsBody,
   TaskBody,
   TaskRunBody,
   TasksBody,
@@ -18,6 +20,8 @@ export type ArrayView = Static<typeof ArrayBody>;
 export type FlashcopiesView = Static<typeof FlashcopiesBody>;
 export type FlashcopyView = Static<typeof FlashcopyBody>;
 export type LssesView = Static<typeof LssBody>;
+export type PoolView = Static<typeof PoolBody>;
+export type PoolsView = Static<typeof PoolsBody>;
 export type TaskView = Static<typeof TaskBody>;
 export type TaskRunView = Static<typeof TaskRunBody>;
 export type TasksView = Static<typeof TasksBody>;

@@ -48,8 +48,8 @@ export function buildProgram(context: CliContext): Command {
   addAttachCommand(program, context);
   addFlashcopyCommands(program, context);
   addTaskCommands(program, context);
-  addInventoryCommands(program, context);
   addPoolCommands(program, context);
+  addInventoryCommands(program, context);
   return program;
 }
 

@@ -5,6 +5,8 @@
  *   rule                                      code
  *   source = target                           FC_SAME_VOLUME
  *   target smaller than its source            FC_SIZE_MISMATCH
+ *   one thick, the other thin                 FC_THICKNESS
+ *   both thick, in different pools            FC_THICKNESS
  *   target already has a relationship         FC_TARGET_IN_USE
  *   one target twice in the request           FC_TARGET_REPEATED
  *   a volume as source and target in it       FC_CHAINED
@@ -27,6 +29,8 @@ import { describeRelationship } from '../array/words.js';
 export interface RuleVolume {
   readonly id: number;
   readonly sizeBytes: number;
+  readonly pool: number;
+  readonly thick: boolean;
 }
 
 export interface RulePair {
@@ -110,6 +114,22 @@ function checkPair(
       pair,
       `target ${describe(target)} is smaller than source ${describe(source)}. ` +
         'Choose a target at least as large.',
+    );
+  }
+  if (source.thick !== target.thick) {
+    const [thick, thin] = source.thick ? [source, target] : [target, source];
+    return refuse(
+      'FC_THICKNESS',
+      pair,
+      `${formatVolumeId(thick.id)} is thick and ${formatVolumeId(thin.id)} is thin, so the space ` +
+        'of the copy would not be reserved. Create both thick, or both thin.',
+    );
+  }
+  if (source.thick && source.pool !== target.pool) {
+    return refuse(
+      'FC_THICKNESS',
+      pair,
+      'copies of thick volumes stay in one pool. Create the target in the pool of the source.',
     );
   }
   const existing = relationships.find((each) => each.targetId === target.id);

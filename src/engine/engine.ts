@@ -15,7 +15,9 @@ import type {
   OnClosed,
   PairSpec,
   PoolReport,
+  PoolState,
   RelationshipState,
+  VolumePlacement,
   VolumeState,
 } from './types.js';
 
@@ -65,8 +67,13 @@ class NativeEngine implements Engine {
     return this.#closed;
   }
 
-  createVolume(id: number, sizeBytes: number, name: string): Promise<void> {
-    return this.#native.createVolume(this.#handle, id, sizeBytes, name);
+  createVolume(
+    id: number,
+    sizeBytes: number,
+    name: string,
+    { pool = 0, thick = false }: VolumePlacement = {},
+  ): Promise<void> {
+    return this.#native.createVolume(this.#handle, id, sizeBytes, name, pool, thick);
   }
 
   resizeVolume(id: number, sizeBytes: number): Promise<void> {
@@ -83,6 +90,18 @@ class NativeEngine implements Engine {
 
   volume(id: number): VolumeState | undefined {
     return this.#native.volume(this.#handle, id);
+  }
+
+  createPool(name: string, path: string, capacityBytes: number): Promise<void> {
+    return this.#native.createPool(this.#handle, name, path, capacityBytes);
+  }
+
+  growPool(number: number, capacityBytes: number): Promise<void> {
+    return this.#native.growPool(this.#handle, number, capacityBytes);
+  }
+
+  pools(): PoolState[] {
+    return this.#native.pools(this.#handle);
   }
 
   establish(pairs: readonly PairSpec[]): Promise<number[]> {

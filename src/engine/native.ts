@@ -15,6 +15,7 @@ import type {
   IoBackend,
   PairSpec,
   PoolReport,
+  PoolState,
   RelationshipState,
   VolumeState,
 } from './types.js';
@@ -47,11 +48,23 @@ export interface NativeAddon {
   info(handle: PoolHandle): EngineInfo;
   flush(handle: PoolHandle): Promise<void>;
 
-  createVolume(handle: PoolHandle, id: number, sizeBytes: number, name: string): Promise<void>;
+  createVolume(
+    handle: PoolHandle,
+    id: number,
+    sizeBytes: number,
+    name: string,
+    pool: number,
+    thick: boolean,
+  ): Promise<void>;
   resizeVolume(handle: PoolHandle, id: number, sizeBytes: number): Promise<void>;
   deleteVolume(handle: PoolHandle, id: number): Promise<void>;
   volumes(handle: PoolHandle): VolumeState[];
   volume(handle: PoolHandle, id: number): VolumeState | undefined;
+
+  /** `capacityBytes` 0: all of a block device. */
+  createPool(handle: PoolHandle, name: string, path: string, capacityBytes: number): Promise<void>;
+  growPool(handle: PoolHandle, number: number, capacityBytes: number): Promise<void>;
+  pools(handle: PoolHandle): PoolState[];
 
   establish(handle: PoolHandle, pairs: readonly PairSpec[]): Promise<number[]>;
   resync(handle: PoolHandle, relationshipId: number): Promise<void>;

@@ -49,6 +49,10 @@ export interface VolumeState {
   readonly name: string;
   readonly sizeBytes: number;
   readonly createdUnixMs: number;
+  /** Number of the pool that its tracks come from. */
+  readonly pool: number;
+  /** Its whole size is reserved. */
+  readonly thick: boolean;
   /** Tracks with data; times TRACK_BYTES is what it uses (shared tracks count for each volume). */
   readonly mappedTracks: number;
   /** Live NBD connections. */
@@ -63,6 +67,29 @@ export interface VolumeState {
   readonly errorOps: number;
   /** First writes to a shared track, sent to a fresh one (redirect on write). */
   readonly redirectedTracks: number;
+}
+
+/** Where a new volume's tracks come from, and whether all of them are reserved. */
+export interface VolumePlacement {
+  readonly pool?: number | undefined;
+  readonly thick?: boolean | undefined;
+}
+
+/** A pool: one file or block device that holds tracks. Number 0 is `tracks` in the directory. */
+export interface PoolState {
+  readonly number: number;
+  readonly name: string;
+  readonly path: string;
+  readonly capacityTracks: number;
+  readonly usedTracks: number;
+  /** Used, or free with their space allocated on the disk. */
+  readonly readyTracks: number;
+  /** Sizes of the thick volumes. */
+  readonly claimedTracks: number;
+  /** What thin volumes may still take. */
+  readonly availableTracks: number;
+  /** Empty, or why the last growth step failed. */
+  readonly growthError: string;
 }
 
 export interface PairSpec {
@@ -101,6 +128,8 @@ export interface EngineInfo {
   readonly commits: number;
   readonly checkpoints: number;
   readonly flushes: number;
+  /** Given back to the disk. */
+  readonly trimmedTracks: number;
   readonly recoveredUnclean: boolean;
   readonly recoveredRecords: number;
   /** Empty, or why the pool stopped (trap T12). */
@@ -188,18 +217,29 @@ export interface Engine {
   /** Commits, checkpoints, closes. Stop connections and copies first. */
   close(): Promise<void>;
 
-  createVolume(id: number, sizeBytes: number, name: string): Promise<void>;
+  /** @throws NativeError NO_SPACE the pool cannot hold the thick volume. */
+  createVolume(
+    id: number,
+    sizeBytes: number,
+    name: string,
+    placement?: VolumePlacement,
+  ): Promise<void>;
   /**
    * Grows a volume, also while it is attached or in a relationship. Connections keep the size they
    * were told; new ones see the new one.
    *
-   * @throws NativeError INVALID smaller than it is.
+   * @throws NativeError INVALID smaller than it is; NO_SPACE thick, and its pool cannot hold it.
    */
   resizeVolume(id: number, sizeBytes: number): Promise<void>;
   /** @throws NativeError BUSY while attached or in a relationship. */
   deleteVolume(id: number): Promise<void>;
   volumes(): VolumeState[];
   volume(id: number): VolumeState | undefined;
+
+  /** Capacity 0: all of a block device. @throws NativeError EXISTS, INVALID, LIMIT, NO_SPACE */
+  createPool(name: string, path: string, capacityBytes: number): Promise<void>;
+  growPool(number: number, capacityBytes: number): Promise<void>;
+  pools(): PoolState[];
 
   /** All pairs at one T0, or none. Resolves with one relationship id a pair, when T0 is durable. */
   establish(pairs: readonly PairSpec[]): Promise<number[]>;

@@ -7,6 +7,7 @@
  */
 
 import { collectDefaultMetrics, type Metric, Registry } from 'prom-client';
+import type { PoolView } from '../array/pools.js';
 import { formatVolumeId } from '../base/ids.js';
 import type { CopyServicesCounters } from '../copyservices/copy-services.js';
 import {
@@ -19,6 +20,7 @@ import {
 
 export interface MetricsSources {
   readonly engine: Pick<Engine, 'volumes' | 'relationships' | 'info'>;
+  readonly pools: { list(): PoolView[] };
   readonly copyServices: { readonly counters: CopyServicesCounters };
   readonly backgroundCopy: {
     readonly copiedTracks: number;
@@ -39,6 +41,7 @@ interface Snapshot {
   readonly volumes: readonly VolumeState[];
   readonly relationships: readonly RelationshipState[];
   readonly info: EngineInfo;
+  readonly pools: readonly PoolView[];
 }
 
 interface Family {
@@ -74,7 +77,7 @@ export function createMetrics(sources: MetricsSources): {
 } {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
-  let snapshot = takeSnapshot(sources.engine);
+  let snapshot = takeSnapshot(sources);
   const families = [
     ...serverFamilies(sources.version),
     ...POOL_FAMILIES,
@@ -85,17 +88,18 @@ export function createMetrics(sources: MetricsSources): {
   return {
     contentType: registry.contentType,
     text: () => {
-      snapshot = takeSnapshot(sources.engine);
+      snapshot = takeSnapshot(sources);
       return registry.metrics();
     },
   };
 }
 
-function takeSnapshot(engine: MetricsSources['engine']): Snapshot {
+function takeSnapshot({ engine, pools }: MetricsSources): Snapshot {
   return {
     volumes: engine.volumes(),
     relationships: engine.relationships(),
     info: engine.info(),
+    pools: pools.list(),
   };
 }
 
@@ -128,11 +132,16 @@ function serverFamilies(version: string): Family[] {
 }
 
 const POOL_FAMILIES: readonly Family[] = [
-  single('gauge', 'pool_capacity_bytes', 'Most bytes the track file may grow to', ({ info }) => {
-    return info.capacityTracks * TRACK_BYTES;
+  perPool('capacity_bytes', 'Most bytes the pool may use', (pool) => pool.capacityBytes),
+  perPool('used_bytes', 'Tracks in use, shared ones counted once', (pool) => pool.usedBytes),
+  perPool('thick_bytes', 'Reserved for thick volumes', (pool) => pool.thickBytes),
+  perPool('available_bytes', 'What thin volumes may still take', (pool) => pool.availableBytes),
+  perPool('allocated_bytes', 'Space allocated on the disk', (pool) => pool.allocatedBytes),
+  perPool('level', 'How full it is: 0 ok, 1 warning, 2 critical', (pool) => {
+    return ['ok', 'warning', 'critical'].indexOf(pool.level);
   }),
-  single('gauge', 'pool_used_bytes', 'Bytes of tracks in use, shared ones counted once', (s) => {
-    return s.info.usedTracks * TRACK_BYTES;
+  single('counter', 'pool_trimmed_bytes_total', 'Free space given back to the disk', ({ info }) => {
+    return info.trimmedTracks * TRACK_BYTES;
   }),
   single('counter', 'pool_commits_total', 'Journal groups made durable', (s) => s.info.commits),
   single('counter', 'pool_checkpoints_total', 'Checkpoints', (s) => s.info.checkpoints),
@@ -224,6 +233,13 @@ function single(
 ): Family {
   const samples = (snapshot: Snapshot): Sample[] => [{ labels: {}, value: value(snapshot) }];
   return { name: `flashlun_${name}`, help, type, samples };
+}
+
+/** A gauge of every pool. */
+function perPool(name: string, help: string, value: (pool: PoolView) => number): Family {
+  const samples = ({ pools }: Snapshot): Sample[] =>
+    pools.map((pool) => ({ labels: { pool: pool.name }, value: value(pool) }));
+  return { name: `flashlun_pool_${name}`, help, type: 'gauge', samples };
 }
 
 function perVolume({ volumes }: Snapshot, value: (volume: VolumeState) => number): Sample[] {

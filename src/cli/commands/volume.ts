@@ -14,6 +14,8 @@ interface CreateFlags {
   readonly size: string;
   readonly id?: string;
   readonly name?: string;
+  readonly pool?: string;
+  readonly thick?: boolean;
 }
 
 interface AttachFlags {
@@ -26,11 +28,13 @@ export function addVolumeCommands(program: Command, context: CliContext): void {
   const volume = program.command('volume').description('create, look at, grow and delete LUNs');
 
   jsonOption(volume.command('create'))
-    .description('create a thin LUN')
+    .description('create a LUN, thin unless --thick')
     .option('--lss <LSS>', 'logical subsystem, 10 to 1F; taken from --id when that is given')
     .requiredOption('--size <SIZE>', 'capacity, for example 10G; rounded up to 64 KiB')
     .option('--id <ID>', 'volume id such as 1203 (default: the first free one of the LSS)')
     .option('--name <NAME>', 'a name that also works as export name')
+    .option('--pool <POOL>', 'pool that its space comes from (default: default)')
+    .option('--thick', 'reserve the whole size: its writes never find the pool full')
     .addHelpText('after', '\nExample: flashlun volume create --lss 12 --size 10G --name db')
     .action((flags: CreateFlags, command: Command) => createVolume(context, flags, command));
 
@@ -108,13 +112,16 @@ function createVolume(context: CliContext, flags: CreateFlags, command: Command)
     sizeBytes: parseSize(flags.size),
     ...(flags.id === undefined ? {} : { id: flags.id }),
     ...(flags.name === undefined ? {} : { name: flags.name }),
+    ...(flags.pool === undefined ? {} : { pool: flags.pool }),
+    ...(flags.thick === undefined ? {} : { thick: flags.thick }),
   };
   return withApi(context, command, async (api) => {
     const volume = await api.json<VolumeView>('POST', '/v1/volumes', { body: request });
     print(context, command, volume, () => {
-      const { id, serial, sizeBytes } = volume;
+      const { id, serial, sizeBytes, thick } = volume;
+      const kind = thick ? 'thick' : 'thin';
       return (
-        `Created volume ${id}: serial ${serial}, ${formatSize(sizeBytes)}, thin.\n` +
+        `Created volume ${id}: serial ${serial}, ${formatSize(sizeBytes)}, ${kind}.\n` +
         `Attach it: flashlun attach ${id} --format qemu\n`
       );
     });
@@ -152,6 +159,8 @@ function showVolume(context: CliContext, ref: string, command: Command): Promise
         ['name', volume.name === '' ? '-' : volume.name],
         ['size', `${formatSize(volume.sizeBytes)} (${volume.sizeBytes} bytes)`],
         ['used', formatSize(volume.usedBytes)],
+        ['pool', volume.pool],
+        ['provisioning', volume.thick ? 'thick' : 'thin'],
         ['clients', volume.attached],
         ['created', formatTime(volume.createdAt)],
       ]),

@@ -334,3 +334,26 @@ describe('what is not there', () => {
     expect(answer).toMatchObject({ status: 400, body: { code: 'INVALID_ARGUMENT' } });
   });
 });
+
+describe('pools', () => {
+  test('are made, shown, enlarged, and hold thick volumes', () =>
+    scoped(async (scope) => {
+      const { logIn, poolDir } = await openTestApi(scope);
+      const admin = await logIn('admin');
+      const path = `${poolDir}-fast`;
+      const body = { name: 'fast', path, sizeBytes: 2 ** 24 };
+      expect((await (await logIn('monitor'))('POST', '/v1/pools', body)).status).toBe(403);
+      const made = await admin('POST', '/v1/pools', body);
+      expect(made).toMatchObject({ status: 201, body: { name: 'fast', path, level: 'ok' } });
+      const again = await admin('POST', '/v1/pools', body);
+      expect(again).toMatchObject({ status: 409, body: { code: 'ALREADY_EXISTS' } });
+      const volume = { lss: '14', sizeBytes: 2 ** 20, pool: 'fast', thick: true };
+      const created = await admin('POST', '/v1/volumes', volume);
+      expect(created).toMatchObject({ status: 201, body: { pool: 'fast', thick: true } });
+      const grown = await admin('POST', '/v1/pools/fast/grow', { sizeBytes: 2 ** 25 });
+      expect(grown).toMatchObject({ status: 200, body: { capacityBytes: 2 ** 25 } });
+      expect((await admin('GET', '/v1/pools/fast')).body).toMatchObject({ thickBytes: 2 ** 20 });
+      expect((await admin('GET', '/v1/pools/nosuch')).status).toBe(404);
+      expect((await admin('GET', '/v1/pools')).body['pools']).toHaveLength(2);
+    }));
+});

@@ -1,6 +1,7 @@
 /** The real engine and an array on it, in a pool of its own for a test. */
 import { join } from 'node:path';
 import { ChangeQueue } from '../../../src/array/change-queue.js';
+import { Pools } from '../../../src/array/pools.js';
 import { StorageArray } from '../../../src/array/storage-array.js';
 import { BackgroundCopy } from '../../../src/copyservices/background-copy.js';
 import { CopyServices } from '../../../src/copyservices/copy-services.js';
@@ -17,6 +18,7 @@ export interface TestArray {
   readonly poolDir: string;
   readonly changes: ChangeQueue;
   readonly array: StorageArray;
+  readonly pools: Pools;
 }
 
 /** An empty array on ESS 13698. */
@@ -25,7 +27,8 @@ export async function openTestArray(scope: Scope, capacityBytes = 2 ** 30): Prom
   const engine = await openEngine({ dir: poolDir, capacityBytes });
   scope.defer('close the engine', () => engine.close());
   const changes = new ChangeQueue();
-  return { engine, poolDir, changes, array: new StorageArray(engine, '13698', changes) };
+  const pools = new Pools({ engine, changes, log: QUIET });
+  return { engine, poolDir, changes, array: new StorageArray(engine, '13698', changes), pools };
 }
 
 export interface TestCopyServices extends TestArray {

@@ -32,7 +32,7 @@ test('a full pool: tried again, then given up, with the reason; the target stays
     });
     const view = copyServices.show(PAIR);
     expect(view).toMatchObject({ state: 'copying', activeCopy: false });
-    expect(view.problem).toMatch(/the pool is full/);
+    expect(view.problem).toMatch(/pool default .* is full/);
     expect(view.outOfSyncTracks).toBeGreaterThan(0);
     expect(view.copiedPercent).toBeLessThan(100);
     expect(backgroundCopy.queuedCount).toBe(0);

@@ -12,10 +12,18 @@ import type { RelationshipState } from '../../../src/engine/types.js';
 const MIB = 1024 * 1024;
 const SIZES: Record<string, number> = { '1207': 2 * MIB, '1208': MIB + 65_536 };
 
-/** `1203:1303`; 1207 is larger than the others, 1208 by one track. */
+/**
+ * `1203:1303`; 1211, 1311 and 1312 are thick, 1312 in another pool; 1207 is larger than the others,
+ * 1208 by one track.
+ */
 function pair(text: string): RulePair {
   const [source = '', target = ''] = text.split(':');
-  const volume = (id: string) => ({ id: parseVolumeId(id), sizeBytes: SIZES[id] ?? MIB });
+  const volume = (id: string) => ({
+    id: parseVolumeId(id),
+    sizeBytes: SIZES[id] ?? MIB,
+    pool: id === '1312' ? 1 : 0,
+    thick: /^1[23]1/.test(id),
+  });
   return { source: volume(source), target: volume(target) };
 }
 
@@ -41,6 +49,10 @@ const CASES: readonly (readonly [string, string[], RelationshipState[], string[]
   ['another target of a source', ['1203:1304'], [related('1203:1303')], []],
   ['a source that is a target (cascade)', ['1303:1304'], [related('1203:1303')], []],
   ['a target that is a source (cascade)', ['1205:1203'], [related('1203:1303')], []],
+  ['two thick volumes', ['1211:1311'], [], []],
+  ['a thick source and a thin target', ['1211:1303'], [], ['FC_THICKNESS']],
+  ['a thin source and a thick target', ['1203:1311'], [], ['FC_THICKNESS']],
+  ['thick volumes of two pools', ['1211:1312'], [], ['FC_THICKNESS']],
   ['source = target', ['1203:1203'], [], ['FC_SAME_VOLUME']],
   ['a smaller target', ['1207:1303'], [], ['FC_SIZE_MISMATCH']],
   ['a target smaller by one track', ['1208:1303'], [], ['FC_SIZE_MISMATCH']],

@@ -47,7 +47,7 @@ test('volumes, relationships and the pool are shown', () =>
     expect(sample('flashlun_flashcopy_copied_tracks_total')).toBe(0);
     expect(sample('flashlun_flashcopy_relationships', '{mode="nocopy"}')).toBe(1);
     expect(sample('flashlun_flashcopy_established_total')).toBe(1);
-    expect(sample('flashlun_pool_capacity_bytes')).toBe(2 ** 30);
+    expect(sample('flashlun_pool_capacity_bytes', '{pool="default"}')).toBe(2 ** 30);
     expect(sample('flashlun_pool_stopped')).toBe(0);
     // A later scrape sees what happened in between.
     await services.copyServices.withdraw({ source: '1203', target: '1303' });

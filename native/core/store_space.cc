@@ -1,0 +1,244 @@
+// Space: promises, growth in steps, trim of freed runs, claims of thick volumes (allocator.h has
+// the states and the theorem).
+//
+//   operation  promise -> I/O -> allocate (cannot fail) -> publish
+//   fl-space   keeps a stock of READY regions ahead of the writers: NextGrowth, File::Allocate
+//   without
+//              the state lock, MakeReady; gives what stays free back: NextTrim, File::Discard
+//
+// Whoever waits for space waits outside every epoch and without a track lock: the drops that would
+// free it wait for epochs.
+#include <algorithm>
+#include <chrono>
+
+#include "core/check.h"
+#include "core/store_impl.h"
+
+namespace flashlun {
+namespace {
+
+// A growth step, in regions of 1 MiB: 64 MiB, more when somebody waits for more, less in a small
+// pool.
+constexpr uint64_t kStepRegions = 64;
+constexpr uint64_t kMaxStepRegions = 1024;
+// Stock of free READY tracks below which the pool grows (32 MiB), and above which it trims (256
+// MiB).
+constexpr uint64_t kLowWater = 512;
+constexpr uint64_t kKeepReady = 4096;
+// Runs of holes that one growth step tries when the file system is full: a region that kept its
+// space since the last session still works.
+constexpr int kHolesPerStep = 16;
+// How long after a failed step the next one is tried.
+constexpr int64_t kRetryMs = 1000;
+// A region must stay free this long, and this is waited between two discards.
+constexpr std::chrono::milliseconds kTrimPeriod{1000};
+constexpr std::chrono::milliseconds kBetweenTrims{50};
+// Commits that a writer of a thin volume waits for, in the hope that drops free what it needs. A
+// thick one's space is there as soon as what is pending has ended, so the limit is only there to
+// end.
+constexpr int kThinReclaims = 2;
+constexpr int kThickReclaims = 1000;
+
+uint64_t LowWaterOf(const AreaSpace& space) { return std::min(kLowWater, space.capacity / 32); }
+uint64_t KeepOf(const AreaSpace& space) { return std::min(kKeepReady, space.capacity / 16); }
+
+}  // namespace
+
+bool StoreImpl::TryPromise(const VolumeState& volume, uint64_t tracks, SpaceTicket* ticket) {
+  auto lock = state_.Acquire();
+  if (!map_->allocator().Promise(volume.pool, volume.thick, tracks)) return false;
+  ticket->promised += tracks;
+  WakeSpaceTask(volume.pool);
+  return true;
+}
+
+Status StoreImpl::Reserve(const VolumeState& volume, uint64_t tracks, SpaceTicket* ticket) {
+  const int reclaims = volume.thick ? kThickReclaims : kThinReclaims;
+  return AwaitSpace(volume.pool, tracks, reclaims, [&] {
+    if (!map_->allocator().Promise(volume.pool, volume.thick, tracks)) return false;
+    ticket->promised += tracks;
+    return true;
+  });
+}
+
+void StoreImpl::EndTicket(const VolumeState& volume, SpaceTicket* ticket) {
+  if (ticket->promised == 0) return;
+  auto lock = state_.Acquire();
+  map_->allocator().Unpromise(volume.pool, volume.thick, ticket->promised);
+  ticket->promised = 0;
+}
+
+// Until take(), under the state lock, succeeds, or neither growth nor pending drops can help.
+Status StoreImpl::AwaitSpace(uint32_t area, uint64_t tracks, int reclaims,
+                             const std::function<bool()>& take) {
+  auto lock = state_.Acquire();
+  for (;;) {
+    if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
+    if (space_stopping_) return Status(Code::kClosed, "the pool is closing");
+    if (take()) return Status::Ok();
+    if (WaitForGrowth(lock, area, tracks)) continue;
+    if (reclaims-- == 0) return NoSpace(area);
+    lock.unlock();
+    ReclaimForSpace();
+    lock.lock();
+  }
+}
+
+// Waits for the end of one growth step. False: there is nothing to grow, or the file system is
+// full.
+bool StoreImpl::WaitForGrowth(Monitor::Lock& lock, uint32_t area, uint64_t tracks) {
+  Growth& growth = growth_[area];
+  if (!map_->allocator().HasHoles(area) || GrowthBlocked(growth)) return false;
+  growth.demand = std::max(growth.demand, tracks);
+  space_wanted_.NotifyAll();
+  const uint64_t before = growth.attempts;
+  while (growth.attempts == before && !space_stopping_ && poisoned_.empty())
+    space_changed_.Wait(lock);
+  return growth.error.empty();
+}
+
+bool StoreImpl::GrowthBlocked(const Growth& growth) const {
+  if (growth.error.empty()) return false;
+  const int64_t since = io_.UnixMs() - growth.failed_unix_ms;
+  return since >= 0 && since < kRetryMs;
+}
+
+Status StoreImpl::NoSpace(uint32_t area) const {
+  const AreaSpec& spec = area_specs_.at(area);
+  const std::string pool = "pool " + spec.name + " (" + areas_.file(area).path() + ")";
+  if (map_->allocator().HasHoles(area) && !growth_[area].error.empty())
+    return Status(Code::kNoSpace, pool + " cannot grow: " + growth_[area].error +
+                                      "; free space on its file system");
+  return Status(Code::kNoSpace,
+                pool +
+                    " is full; delete volumes or copies, trim, or enlarge it: flashlun pool "
+                    "grow " +
+                    spec.name + " --size SIZE");
+}
+
+Status StoreImpl::ClaimSpace(uint32_t area, uint64_t tracks) {
+  bool fits = false;
+  for (int round = 0; round <= kThinReclaims && !fits; ++round) {
+    if (round != 0) ReclaimForSpace();
+    auto lock = state_.Acquire();
+    if (!area_specs_.contains(area)) return NoPool(area);
+    const AreaSpace& space = map_->allocator().space(area);
+    fits = space.used - space.thick_used + space.claims + tracks <= space.capacity;
+    if (!fits && round == kThinReclaims)
+      return Status(Code::kNoSpace, "pool " + area_specs_.at(area).name +
+                                        " cannot hold a thick volume of this size beside what is "
+                                        "in use and claimed; enlarge it or choose a smaller size");
+  }
+  return AwaitSpace(area, tracks, kThinReclaims, [&] {
+    if (map_->allocator().Available(area, false) < static_cast<int64_t>(tracks)) return false;
+    map_->allocator().AddClaim(area, tracks);
+    return true;
+  });
+}
+
+void StoreImpl::ReleaseClaim(uint32_t area, uint64_t tracks) {
+  auto lock = state_.Acquire();
+  map_->allocator().RemoveClaim(area, tracks);
+}
+
+bool StoreImpl::GrowthWanted(uint32_t area) const {
+  const Allocator& allocator = map_->allocator();
+  const uint64_t stock = std::max(LowWaterOf(allocator.space(area)), growth_[area].demand);
+  return allocator.HasHoles(area) && allocator.Available(area, false) < static_cast<int64_t>(stock);
+}
+
+void StoreImpl::WakeSpaceTask(uint32_t area) {
+  if (GrowthWanted(area)) space_wanted_.NotifyAll();
+}
+
+void StoreImpl::StopSpaceTask() {
+  {
+    auto lock = state_.Acquire();
+    space_stopping_ = true;
+    space_wanted_.NotifyAll();
+    space_changed_.NotifyAll();
+  }
+  if (space_task_) space_task_->Join();
+  space_task_.reset();
+}
+
+void StoreImpl::SpaceLoop() {
+  auto lock = state_.Acquire();
+  while (!space_stopping_) {
+    bool grown = false;
+    bool blocked = false;
+    bool trim_wanted = false;
+    for (uint32_t area = 0; area < kMaxAreas && !space_stopping_; ++area) {
+      const AreaSpace& space = map_->allocator().space(area);
+      if (space.capacity == 0) continue;
+      if (GrowthWanted(area)) {
+        if (GrowthBlocked(growth_[area]))
+          blocked = true;
+        else
+          grown = GrowOnce(lock, area) || grown;
+      } else if (growth_[area].demand != 0) {
+        growth_[area].demand = 0;
+        ++growth_[area].attempts;
+        space_changed_.NotifyAll();
+      }
+      trim_wanted = trim_wanted || map_->allocator().TrimWanted(area, KeepOf(space));
+    }
+    if (grown || space_stopping_) continue;
+    if (trim_wanted)
+      space_wanted_.WaitFor(lock, TrimOnce(lock) ? kBetweenTrims : kTrimPeriod);
+    else if (blocked)
+      space_wanted_.WaitFor(lock, std::chrono::milliseconds(kRetryMs));
+    else {
+      space_idle_ = true;
+      space_wanted_.Wait(lock);
+      space_idle_ = false;
+    }
+  }
+}
+
+// One growth step. True: the area has more READY tracks.
+bool StoreImpl::GrowOnce(Monitor::Lock& lock, uint32_t area) {
+  Allocator& allocator = map_->allocator();
+  Growth& growth = growth_[area];
+  const uint64_t usual =
+      std::clamp<uint64_t>(allocator.space(area).capacity / kRegionTracks / 16, 1, kStepRegions);
+  uint64_t regions = std::clamp(growth.demand / kRegionTracks, usual, kMaxStepRegions);
+  Status status;
+  TrackRun run;
+  for (int tries = 0; tries < kHolesPerStep && allocator.NextGrowth(area, regions, &run); ++tries) {
+    lock.unlock();
+    status = areas_.file(area).Allocate(Areas::kTracksOffset + run.first * kTrackBytes,
+                                        run.tracks * kTrackBytes);
+    lock.lock();
+    if (status.ok()) allocator.MakeReady(run);
+    if (status.code() != Code::kNoSpace) break;
+    regions = std::max<uint64_t>(regions / 8, 1);
+  }
+  growth.error = status.ok() ? "" : status.message();
+  growth.failed_unix_ms = status.ok() ? 0 : io_.UnixMs();
+  if (!status.ok()) growth.demand = 0;
+  ++growth.attempts;
+  space_changed_.NotifyAll();
+  return status.ok();
+}
+
+// One discard. The regions are holes from before it begins, and this task alone makes holes READY
+// again: nobody is given space that is being discarded (trap T17).
+bool StoreImpl::TrimOnce(Monitor::Lock& lock) {
+  for (uint32_t area = 0; area < kMaxAreas; ++area) {
+    const AreaSpace& space = map_->allocator().space(area);
+    TrackRun run;
+    if (space.capacity == 0 || !map_->allocator().NextTrim(area, kStepRegions, KeepOf(space), &run))
+      continue;
+    lock.unlock();
+    // A hint: an error of it loses nothing but the space.
+    (void)areas_.file(area).Discard(Areas::kTracksOffset + run.first * kTrackBytes,
+                                    run.tracks * kTrackBytes);
+    lock.lock();
+    counters_.trimmed_tracks += run.tracks;
+    return true;
+  }
+  return false;
+}
+
+}  // namespace flashlun

@@ -39,6 +39,7 @@ struct Options {
   uint64_t range_bytes = 0;   // 0: the whole export
   uint64_t stride_bytes = 0;  // distance of the blocks that may be chosen; 0: one block
   bool once = false;          // every place once, in random order, then end
+  bool pass = false;          // every place once, in order, then end
   bool flush = false;         // every other request is a flush
 };
 
@@ -53,7 +54,7 @@ constexpr double kMaxSeconds = 600;
       "flashlun_loadgen: %s\n"
       "usage: flashlun_loadgen ADDRESS EXPORT [--write] [--sequential] [--fill] [--block BYTES]\n"
       "       [--depth N] [--connections N] [--seconds S] [--range BYTES]\n"
-      "       [--stride BYTES] [--once] [--flush]\n"
+      "       [--stride BYTES] [--once] [--pass] [--flush]\n"
       "ADDRESS is unix:PATH or IPV4:PORT\n",
       problem.c_str());
   std::exit(2);
@@ -147,11 +148,11 @@ class Worker {
   uint64_t Stride() const {
     return options_.stride_bytes == 0 ? options_.block_bytes : options_.stride_bytes;
   }
-  bool WholeRange() const { return options_.fill || options_.once; }
+  bool WholeRange() const { return options_.fill || options_.once || options_.pass; }
 
   uint64_t NextBlock() {
     if (options_.once) return next_block_++ * step_ % blocks_;
-    if (options_.sequential || options_.fill) return next_block_++ % blocks_;
+    if (options_.sequential || WholeRange()) return next_block_++ % blocks_;
     random_ ^= random_ << 13;
     random_ ^= random_ >> 7;
     random_ ^= random_ << 17;
@@ -240,9 +241,10 @@ Options Parse(int argc, char** argv) {
       options.fill = options.fill || name == "--fill";
       continue;
     }
-    if (name == "--sequential" || name == "--once" || name == "--flush") {
+    if (name == "--sequential" || name == "--once" || name == "--pass" || name == "--flush") {
       options.sequential = options.sequential || name == "--sequential";
       options.once = options.once || name == "--once";
+      options.pass = options.pass || name == "--pass";
       options.flush = options.flush || name == "--flush";
       continue;
     }
@@ -265,7 +267,7 @@ Options Parse(int argc, char** argv) {
       Usage("unknown option " + name);
     }
   }
-  if (options.fill || options.once) options.connections = 1;
+  if (options.fill || options.once || options.pass) options.connections = 1;
   if (options.flush && !options.write) Usage("--flush goes with --write");
   return options;
 }

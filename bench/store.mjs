@@ -3,7 +3,9 @@
  *
  * First writes and overwrites touch every track of the LUN once, in an order that jumps, one write
  * a track, at 4 and at 64 KiB; pools in memory, so that CPU and not a disk is measured. Flush-heavy
- * runs on the real disk, beside pwrite and fdatasync on the same one.
+ * and reads run on the real disk: flushes beside pwrite and fdatasync in slices of 0.1 s in turn,
+ * because a disk may answer in 0.1 ms for a while and then in 4 ms (a limit on its operations);
+ * reads from the page cache, from the disk, and of a LUN whose tracks random first writes moved.
  */
 
 import { execFileSync } from 'node:child_process';
@@ -22,6 +24,10 @@ const TARGET_COUNTS = [1, 12];
 const SIZES = [4096, TRACK_BYTES];
 const DEPTH = 16;
 const NAME_WIDTH = 44;
+const FLUSH_RANGE = 2 ** 24;
+const SLICE_SECONDS = 0.1;
+/** Slices of a round. */
+const SLICES = 20;
 const RATE_GOAL = 0.8;
 const LATENCY_GOAL = 1.5;
 const FLASHLUN = path.join(import.meta.dirname, '..', 'bin', 'flashlun');
@@ -93,45 +99,93 @@ async function firstWrites(options) {
   }
 }
 
-/** Microseconds of a 4 KiB pwrite and its fdatasync, on a file that is already there. */
-function rawFlush(dir, seconds) {
+/** A file of 16 MiB that is on the disk already. */
+function openRaw(dir) {
   const file = openSync(path.join(dir, 'raw'), 'w+');
-  const data = Buffer.alloc(4096, 7);
-  const blocks = 4096;
-  for (let i = 0; i < blocks; i++) writeSync(file, data, 0, data.length, i * data.length);
+  writeSync(file, Buffer.alloc(FLUSH_RANGE, 7));
   fdatasyncSync(file);
-  const times = [];
-  const end = performance.now() + seconds * 1000;
-  while (performance.now() < end) {
-    const startedAt = performance.now();
-    writeSync(file, data, 0, data.length, ((times.length * 1031) % blocks) * data.length);
+  return file;
+}
+
+/** Microseconds of a 4 KiB pwrite and its fdatasync: the mean over a slice. */
+function rawFlush(file) {
+  const data = Buffer.alloc(4096, 7);
+  const startedAt = performance.now();
+  let count = 0;
+  while (performance.now() - startedAt < SLICE_SECONDS * 1000) {
+    writeSync(file, data, 0, data.length, (count++ * 1031 * data.length) % FLUSH_RANGE);
     fdatasyncSync(file);
-    times.push((performance.now() - startedAt) * 1000);
+  }
+  return ((performance.now() - startedAt) * 1000) / count;
+}
+
+/** Microseconds of a write and of the flush behind it: the mean over a slice. */
+async function servedFlush(server) {
+  const load = { write: true, flush: true, depth: 1, range: FLUSH_RANGE, seconds: SLICE_SECONDS };
+  const { requests, seconds } = await runLoad(server, load);
+  return (seconds * 1e6) / (requests / 2);
+}
+
+async function flushHeavy(server, dir, options) {
+  const file = openRaw(dir);
+  const raw = [];
+  const ours = [];
+  await servedFlush(server);
+  for (let slice = 0; slice < options.rounds * SLICES; slice++) {
+    raw.push(rawFlush(file));
+    ours.push(await servedFlush(server));
   }
   closeSync(file);
-  return median(times);
+  row('pwrite + fdatasync, 4 KiB', median(raw), 'us');
+  row('write + flush', median(ours), 'us', median(ours) / median(raw), `<= ${LATENCY_GOAL}`);
 }
 
-/** Microseconds of a write and of the flush behind it. */
-async function servedFlush(server, seconds) {
-  const load = { write: true, flush: true, depth: 1, range: 2 ** 24, seconds };
-  const { requests, seconds: took } = await runLoad(server, load);
-  return (took * 1e6) / (requests / 2);
+/** Writes back what is dirty and drops the tracks from the page cache. */
+function dropCache(dir) {
+  const file = path.join(dir, 'data', 'pool', 'tracks');
+  const flags = ['oflag=nocache', 'conv=notrunc,fdatasync', 'count=0', 'status=none'];
+  execFileSync('dd', ['if=/dev/null', `of=${file}`, ...flags]);
 }
 
-async function flushHeavy(options) {
+/** MB/s of one pass over the LUN, or of random reads for a while. */
+async function readMbps(server, load) {
+  return (await runLoad(server, load)).mbps;
+}
+
+async function reads(server, dir, options) {
+  const random = { block: 4096, depth: 32, seconds: options.seconds };
+  const sequential = { block: 262_144, depth: 8, pass: true };
+  const rates = { warm: [], cold: [], inOrder: [], moved: [] };
+  const fill = () => runLoad(server, { fill: true, block: 2 ** 20, depth: 4 });
+  for (let round = 0; round < options.rounds; round++) {
+    await fill();
+    rates.warm.push(await readMbps(server, random));
+    dropCache(dir);
+    rates.cold.push(await readMbps(server, random));
+    dropCache(dir);
+    rates.inOrder.push(await readMbps(server, sequential));
+    const pair = `${SOURCE}:${targets(1)[0]}`;
+    cli(dir, 'flashcopy', 'establish', pair, '--nocopy');
+    await writeOnce(server, TRACK_BYTES);
+    dropCache(dir);
+    rates.moved.push(await readMbps(server, sequential));
+    cli(dir, 'flashcopy', 'withdraw', pair);
+  }
+  row('random read 4 KiB QD32, page cache', median(rates.warm), 'MB/s');
+  row('random read 4 KiB QD32, from disk', median(rates.cold), 'MB/s');
+  row('sequential read, from disk', median(rates.inOrder), 'MB/s');
+  const ratio = median(rates.moved) / median(rates.inOrder);
+  row('the same, every track moved at random', median(rates.moved), 'MB/s', ratio);
+}
+
+async function onDisk(options) {
   const dir = mkdtempSync(path.join(options.dir, 'flashlun-bench-'));
   const server = await startFlashlun(dir, LUN_BYTES);
   try {
+    cli(dir, 'volume', 'create', '--lss', '13', '--id', targets(1)[0], '--size', `${LUN_BYTES}`);
     await runLoad(server, { fill: true, block: 2 ** 20, depth: 4 });
-    const raw = [];
-    const ours = [];
-    for (let round = 0; round < options.rounds; round++) {
-      raw.push(rawFlush(dir, options.seconds));
-      ours.push(await servedFlush(server, options.seconds));
-    }
-    row('pwrite + fdatasync, 4 KiB', median(raw), 'us');
-    row('write + flush', median(ours), 'us', median(ours) / median(raw), `<= ${LATENCY_GOAL}`);
+    await flushHeavy(server, dir, options);
+    await reads(server, dir, options);
   } finally {
     await server.stop();
     rmSync(dir, { recursive: true, force: true });
@@ -142,6 +196,6 @@ async function flushHeavy(options) {
 export async function benchStore(options) {
   console.log(`store: LUN of ${LUN_BYTES >> 20} MiB, one write a track, QD${DEPTH}; medians`);
   await firstWrites(options);
-  await flushHeavy(options);
+  await onDisk(options);
   console.log('');
 }

@@ -4,7 +4,7 @@
 // Every stage runs even when an earlier one failed. Random stages print their seed. The last line
 // is `N passed, N failed, N skipped`; the exit code is 0 only when nothing failed.
 import { spawn, spawnSync } from 'node:child_process';
-import { createWriteStream, existsSync, mkdirSync, readdirSync } from 'node:fs';
+import { createWriteStream, mkdirSync, readdirSync } from 'node:fs';
 import { randomInt } from 'node:crypto';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -20,6 +20,8 @@ const SHARE = { simulation: 12, exhaustive: 4, tsan: 4, fuzz: 7, kill: 8 };
 const CRASH_STATES = 1_000_000;
 const KILL_ROUNDS = 200;
 const SHOWN_LINES = 40;
+/** Tests over threads of the kernel; what runs over fibers has no races. */
+const THREADED = ['stress_test', 'store_test', 'ops_test', 'map_test', 'async_test'];
 
 const { values } = parseArgs({
   options: { minutes: { type: 'string' }, only: { type: 'string' } },
@@ -76,7 +78,7 @@ async function counted(name, command, args, options) {
   const seconds = ((performance.now() - startedAt) / 1000).toFixed(0);
   const told = tail
     .split('\n')
-    .filter((line) => /simulation:|images|Done \d+ runs|kill loop:/.test(line));
+    .filter((line) => /simulation:|exhaustive:|images|Done \d+ runs|kill loop:/.test(line));
   if (ok) {
     totals.passed += 1;
     console.log(`  ok    ${name} (${seconds} s) ${told.join('; ').trim().slice(0, 160)}`);
@@ -91,14 +93,18 @@ function skip(name, why) {
   console.log(`  skip  ${name}: ${why}`);
 }
 
-/** Builds native/NAME; false when it cannot be built, which counts as failed. */
-async function build(name, options) {
+/**
+ * Builds native/NAME, all of it or some programs; false when it cannot be built, which counts as
+ * failed.
+ */
+async function build(name, options, programs = []) {
   const folder = `native/${name}`;
   const configure = ['-S', 'native', '-B', folder, ...options];
   const limit = { limitMinutes: 20 };
   const configured = await run(`${name}-configure`, 'cmake', configure, limit);
-  const built =
-    configured.ok && (await run(name, 'cmake', ['--build', folder, '--parallel', '2'], limit));
+  const make = ['--build', folder, '--parallel', '2'];
+  if (programs.length > 0) make.push('--target', ...programs);
+  const built = configured.ok && (await run(name, 'cmake', make, limit));
   if (built && built.ok) return true;
   totals.failed.push(`${name} does not build: build/soak/${name}.log`);
   console.log((built || configured).tail);
@@ -111,25 +117,27 @@ function scaled(amount) {
 }
 
 async function simulation() {
-  if (!(await build('build-test', ['-DFLASHLUN_TESTS=ON']))) return;
+  if (!(await build('build-test', ['-DFLASHLUN_TESTS=ON'], ['simulation_test']))) return;
   const args = ['--states', String(scaled(CRASH_STATES)), '--seed', String(seed)];
   const limitMinutes = SHARE.simulation * scale * PATIENCE + 1;
   await counted('simulation', 'native/build-test/test/simulation_test', args, { limitMinutes });
 }
 
 async function exhaustive() {
+  if (!(await build('build-test', ['-DFLASHLUN_TESTS=ON'], ['exhaustive_test']))) return;
   const program = 'native/build-test/test/exhaustive_test';
-  if (!existsSync(join(root, program))) return skip('exhaustive', 'exhaustive_test is not built');
   const limitMinutes = SHARE.exhaustive * PATIENCE + 1;
-  await counted('exhaustive', program, ['--full'], { limitMinutes });
+  // Fixed in amount: in a short run the sequences of `npm test`.
+  await counted('exhaustive', program, scale < 1 ? [] : ['--full'], { limitMinutes });
 }
 
 async function tsan() {
   const options = ['-DFLASHLUN_TESTS=ON', '-DFLASHLUN_SANITIZE=thread'];
-  options.push('-DCMAKE_BUILD_TYPE=None', '-DCMAKE_CXX_FLAGS=-O1 -g1');
-  if (!(await build('build-tsan', options))) return;
+  // The sanitizer does not model fences (core/leaf.h, core/epoch.h) and says so: a warning.
+  options.push('-DCMAKE_BUILD_TYPE=None', '-DCMAKE_CXX_FLAGS=-O1 -g1 -Wno-error=tsan');
+  if (!(await build('build-tsan', options, THREADED))) return;
   const env = { TSAN_OPTIONS: 'halt_on_error=1' };
-  for (const name of ['store_test', 'stress_test']) {
+  for (const name of THREADED) {
     const limitMinutes = SHARE.tsan * PATIENCE;
     await counted(`tsan-${name}`, `native/build-tsan/test/${name}`, [], { limitMinutes, env });
   }
@@ -151,7 +159,7 @@ async function fuzz() {
     const found = join(logs, 'fuzz', target);
     mkdirSync(found, { recursive: true });
     // New inputs go to the first folder; the kept corpus is only read.
-    const args = [`-max_total_time=${seconds}`, '-max_len=4096', '-timeout=60', `-seed=${seed}`];
+    const args = [`-max_total_time=${seconds}`, '-max_len=9000', '-timeout=60', `-seed=${seed}`];
     args.push(`-artifact_prefix=${found}-`, found, `native/fuzz/corpus/${target}`);
     const limitMinutes = (seconds / 60) * PATIENCE + 2;
     await counted(`fuzz-${target}`, `native/build-fuzz/fuzz/${target}_fuzz`, args, {

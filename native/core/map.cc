@@ -423,6 +423,9 @@ void Map::DropTree(VolumeState& volume, uint64_t lsn) {
 }
 
 Map::~Map() {
+  // Nodes that were given up are in the registry still; these arrays are only here.
+  for (const Drop& drop : drops_)
+    if (drop.kind == Drop::Kind::kSecondWords) delete drop.second_words;
   for (size_t id = 0; id < nodes_.size(); ++id) {
     Node* node = nodes_.Find(static_cast<uint32_t>(id));
     if (node == nullptr) continue;

@@ -29,7 +29,12 @@ Status Contradiction(const std::string& dir, const std::string& what) {
 
 }  // namespace
 
-StoreImpl::~StoreImpl() { StopTasks(); }
+StoreImpl::~StoreImpl() {
+  StopTasks();
+  // What waited for its epoch is freed with the map.
+  for (const Grace& grace : grace_)
+    map_->drops().insert(map_->drops().end(), grace.drops.begin(), grace.drops.end());
+}
 
 std::vector<VolumeState*> StoreImpl::VolumePointers() const {
   std::vector<VolumeState*> volumes;

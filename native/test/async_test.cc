@@ -1,6 +1,5 @@
 // Asynchronous I/O: the backends of IoQueue against each other and against blocking calls, and the
 // store's asynchronous reads and writes over each of them, in both cache modes.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
 #include <atomic>

@@ -1,6 +1,5 @@
 // Bit rot in every metadata file: noticed at open, named, never guessed over; survived where there
 // is a second copy.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <set>
 
 #include "core/checkpoint.h"

@@ -1,6 +1,5 @@
 // Cache mode none: a pool whose tracks are reached past the page cache. Whatever offset and length
 // a host uses, its bytes are what a plain array of bytes would hold.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
 #include <atomic>

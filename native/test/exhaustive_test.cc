@@ -2,6 +2,7 @@
 //
 //   exhaustive_test           up to two operations with every variant, three with fewer
 //   exhaustive_test --full    three with every variant too
+//   exhaustive_test --length N    up to N only, at most 3
 //   exhaustive_test --sequence "write4K(s) establish ..."    one
 //
 // Exit 1 on a violation.
@@ -11,6 +12,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <sstream>
 #include <string>
@@ -69,13 +71,15 @@ std::string RunOne(const char* names) {
 int main(int argc, char** argv) {
   ::mallopt(M_MMAP_THRESHOLD, 1 << 20);  // as in simulation_test.cc
   const bool full = argc > 1 && std::strcmp(argv[1], "--full") == 0;
+  int longest = 3;
+  if (argc > 2 && std::strcmp(argv[1], "--length") == 0) longest = std::atoi(argv[2]);
   std::string problem;
   if (argc > 2 && std::strcmp(argv[1], "--sequence") == 0) {
     problem = RunOne(argv[2]);
   } else {
     const ExhaustiveOptions reduced{
         .settle = false, .all_cuts = false, .again_every = 8, .deaths_every = 256};
-    for (int length = 0; length <= 3 && problem.empty(); ++length)
+    for (int length = 0; length <= longest && problem.empty(); ++length)
       problem = RunLength(length, length == 3 && !full ? reduced : ExhaustiveOptions{});
   }
   if (problem.empty()) return 0;

@@ -1,6 +1,7 @@
 // Makes every I/O call of a fixed workload fail in turn (fault.h).
 //
 //   fault_test                 EIO and ENOSPC, once, for one file and for the machine
+//   fault_test --every N       the same for every Nth call
 //   fault_test INDEX KIND REACH   one run: KIND eio or nospace, REACH once, file or machine
 //
 // Exit 1 when something is wrong.
@@ -9,6 +10,7 @@
 #include <malloc.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -70,7 +72,9 @@ int main(int argc, char** argv) {
   }
   Totals totals;
   bool good = true;
-  for (uint64_t index = 0; index < whole.calls(); ++index)
+  const bool some = argc == 3 && std::string(argv[1]) == "--every";
+  const uint64_t step = some ? std::max(1ull, std::strtoull(argv[2], nullptr, 0)) : 1;
+  for (uint64_t index = 0; index < whole.calls(); index += step)
     for (const auto& [fault, kind] : kFaults)
       for (const auto& [reach, far] : kReaches)
         if (argc != 4 || (std::strtoull(argv[1], nullptr, 0) == index &&

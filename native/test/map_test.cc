@@ -1,5 +1,4 @@
 // The map by itself: counts, copies made ahead, what a drop gives back.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include "core/map.h"
 
 #include <doctest/doctest.h>

@@ -1,5 +1,4 @@
 // Decoding, validation and reply encoding: pure functions, checked byte by byte.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
 #include <cstring>

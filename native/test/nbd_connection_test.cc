@@ -1,7 +1,6 @@
 // The transmission phase over a real socket and a real store: every row of the malformed-input
 // matrix that is not handshake (shared/reference/nbd.md 1.12), replies out of order, cold reads,
 // and the ways a connection ends.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
 #include <algorithm>

@@ -2,7 +2,6 @@
 //
 // The checkpoint is written straight from a map, because the way over a terabyte of writes would
 // take hours; the open is the product's.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <malloc.h>
 
 #include <chrono>

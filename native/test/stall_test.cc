@@ -1,7 +1,6 @@
 // What an operation on terabytes costs the others: the longest write of another volume meanwhile,
 // printed and bounded. The tracks take no data here, so only the engine is measured; the bounds are
 // far above what it needs, because the machines that run tests are busy.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <algorithm>
 #include <random>
 

@@ -1,5 +1,4 @@
 // The store through its public face, on real files and threads.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <random>
 
 #include "core/store_impl.h"

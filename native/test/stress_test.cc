@@ -2,7 +2,6 @@
 // once, for a bounded number of operations. Every 4 KiB block says where it belongs, so a foreign
 // or torn block is noticed at once; T0 images are read twice and must not change. Meant for the
 // sanitizer builds (CONTRIBUTING.md), passes without too.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <atomic>
 #include <random>
 

@@ -1,5 +1,4 @@
 // Traps of docs/traps.md that need an Io of their own: failed writes, failed flushes, overlaps.
-#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <atomic>
 
 #include "core/store_impl.h"

@@ -28,6 +28,8 @@ async function fio(server: Server, name: string, more: readonly string[]): Promi
     '--verify=crc32c',
     '--verify_fatal=1',
     '--do_verify=1',
+    // Or fio leaves a file in the working folder.
+    '--verify_state_save=0',
     '--randrepeat=0',
     '--io_size=24m',
     ...more,

@@ -220,6 +220,8 @@ async function fio(uri: string, more: readonly string[]): Promise<void> {
     '--verify=crc32c',
     '--verify_fatal=1',
     '--do_verify=1',
+    // Or fio leaves a file in the working folder.
+    '--verify_state_save=0',
     '--randrepeat=0',
     ...more,
   ]);

@@ -133,11 +133,14 @@ function establish(
       body,
       deadline: 'runMs',
     });
+    // Listens for Ctrl-C before it says that the copy is established, so that one right after the
+    // line stops the waiting and not the process.
+    const waiting =
+      flags.wait === true
+        ? waitForCopies(context, api, answer.flashcopies, flags.timeout)
+        : undefined;
     print(context, command, answer, () => answer.flashcopies.map(establishedLine).join(''));
-    if (flags.wait === true) {
-      const { timeout } = flags;
-      await waitForCopies(context, api, answer.flashcopies, timeout);
-    }
+    await waiting;
   });
 }
 

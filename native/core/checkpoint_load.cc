@@ -1,6 +1,7 @@
 // Loading a checkpoint: refs from the manifest down, every page against the checksum in its parent.
 #include <algorithm>
 #include <cstring>
+#include <unordered_set>
 
 #include "core/checkpoint.h"
 #include "core/page_codec.h"
@@ -108,6 +109,7 @@ Result<Checkpoints::Loaded> Checkpoints::Load(const CheckpointRef& ref, Map& map
       volumes.back()->root[i].store(static_cast<IndexNode*>(node));
     }
   }
+  if (Status status = LinkSeals(ref, tree, manifest, map); !status.ok()) return status;
   map.CountOwners(volumes);
   loaded.relations = std::move(manifest.relations);
   loaded.next_relation = manifest.next_relation;
@@ -135,6 +137,10 @@ Status Checkpoints::LoadNodes(const CheckpointTree& tree, Map& map) {
     if (ref.form == PageForm::kIndex) {
       indexes.push_back({new IndexNode, DecodeIndexPage(bytes)});
       map.nodes().Restore(ids[i], indexes.back().index);
+    } else if (ref.form == PageForm::kSeal) {
+      auto* seals = new SealNode(0);  // which tracks they are of, the manifest says
+      DecodeSealPage(bytes, seals);
+      map.nodes().Restore(ids[i], seals);
     } else {
       auto* leaf = new Leaf;
       map.nodes().Restore(ids[i], leaf);
@@ -143,6 +149,28 @@ Status Checkpoints::LoadNodes(const CheckpointTree& tree, Map& map) {
   }
   map.nodes().EndRestore();
   return LinkLeaves(tree, indexes, map);
+}
+
+// Nodes of seals that the manifest does not name have none that count.
+Status Checkpoints::LinkSeals(const CheckpointRef& ref, const CheckpointTree& tree,
+                              const Manifest& manifest, Map& map) {
+  std::unordered_set<const Node*> linked;
+  for (const ManifestSeals& seals : manifest.seals) {
+    Node* node = map.nodes().Find(static_cast<uint32_t>(seals.node));
+    if (node == nullptr || node->kind != NodeKind::kSeal || !linked.insert(node).second)
+      return Damaged("the manifest", ref.manifest_page);
+    auto* seal_node = static_cast<SealNode*>(node);
+    seal_node->first = seals.first_track;
+    if (!map.seals().Install(seal_node)) return Damaged("the manifest", ref.manifest_page);
+  }
+  for (size_t id = 0; id < tree.nodes.size(); ++id) {
+    if (tree.nodes[id].form != PageForm::kSeal) continue;
+    Node* node = map.nodes().Find(static_cast<uint32_t>(id));
+    if (linked.contains(node)) continue;
+    map.nodes().Remove(node);
+    delete static_cast<SealNode*>(node);
+  }
+  return Status::Ok();
 }
 
 Status Checkpoints::LinkLeaves(const CheckpointTree& tree, const std::vector<LoadedIndex>& indexes,

@@ -109,6 +109,9 @@ std::string Map::RestoreLeaf(const Leaf& leaf) {
     if (plain != Normalized(plain)) return "an entry whose masks contradict each other";
     if (entry.base == entry.own) return "an entry that is its own base";
     if (!allocator_.Restore(entry.own)) return "a track beyond the pool's capacity";
+    for (const uint64_t track : {entry.own, entry.base})
+      if (SealNode* node = SealOf(track) == 0 ? nullptr : seals_.Find(track))
+        node->live.set(track % kSealTracks);
     // A base was a full track when it became one.
     const uint64_t own_end =
         entry.own * kTrackBytes + std::bit_width(entry.mask) * uint64_t{kSubBytes};
@@ -119,6 +122,20 @@ std::string Map::RestoreLeaf(const Leaf& leaf) {
       return "a base beyond the pool's capacity";
   }
   return {};
+}
+
+// Seals of tracks that nobody refers to: they were freed after the checkpoint.
+void Map::DropDeadSeals() {
+  const std::vector<SealNode*> nodes = seals_.nodes();
+  for (SealNode* node : nodes) {
+    for (uint64_t i = 0; i < kSealTracks; ++i)
+      if (!node->live[i]) Unseal(node->first + i);
+    node->live.reset();
+    if (node->sealed != 0) continue;
+    seals_.Remove(*node);
+    nodes_.Remove(node);
+    delete node;
+  }
 }
 
 // Of a target: entries that carry the flag, or whose whole leaf does.
@@ -165,6 +182,7 @@ std::string Map::RebuildCounts(const std::vector<VolumeState*>& volumes) {
     // is mapped.
     volume->inherited_tracks = volume->target_of == 0 ? 0 : CountInherited(*volume);
   }
+  DropDeadSeals();
   return {};
 }
 

@@ -54,6 +54,10 @@ Result<CopyBatchResult> Store::CopyBatch(uint64_t relationship_id, uint64_t firs
                                          uint32_t max_tracks) {
   return impl_->CopyBatch(relationship_id, first_track, max_tracks);
 }
+Result<VerifyBatchResult> Store::VerifyBatch(uint16_t volume, uint64_t first_track,
+                                             uint32_t max_tracks) {
+  return impl_->VerifyBatch(volume, first_track, max_tracks);
+}
 void Store::FlushAsync(FlushWaiter* waiter) { impl_->FlushAsync(waiter); }
 Status Store::Flush() { return impl_->Flush(); }
 StoreInfo Store::Info() { return impl_->Info(); }
@@ -126,6 +130,7 @@ StoreInfo StoreImpl::Info() {
   StoreInfo info = counters_;
   info.capacity_tracks = map_->allocator().capacity();
   info.used_tracks = map_->allocator().used();
+  info.sealed_tracks = map_->seals().count();
   info.last_lsn = last_lsn_;
   info.durable_lsn = durable_lsn_;
   info.poisoned = poisoned_;

@@ -473,15 +473,14 @@ Status StoreImpl::CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, b
   const bool inherited = Inherited(target, track);
   Status status;
   if (found.entry.mapped() && inherited) {
-    if (found.exclusive && found.entry.full()) {
+    if (found.sole && found.entry.full()) {
       // The source has left this track since: it already is the target's own.
       status = Publish(target, track, Entry::Full(found.entry.own), true);
     } else {
       const uint64_t fresh = AllocateTrack();
       if (fresh == kNoTrack)
         status = Status(Code::kNoSpace, "the pool is full: the background copy stopped");
-      if (status.ok())
-        status = ReadEntry(found.entry, 0, content, kTrackBytes, ReadMode::kBlocking);
+      if (status.ok()) status = ReadVerified(target, track, found.entry, content);
       if (status.ok()) status = WriteTrack(fresh, 0, content, kTrackBytes);
       if (status.ok()) status = Publish(target, track, Entry::Full(fresh), true);
       if (!status.ok() && fresh != kNoTrack) FreeReserved(fresh);

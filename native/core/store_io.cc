@@ -273,7 +273,9 @@ Status StoreImpl::CarryOver(const Entry& from, uint16_t subs, uint64_t to_track)
 
 uint64_t StoreImpl::AllocateTrack() {
   auto lock = state_.Acquire();
-  return map_->allocator().Allocate();
+  const uint64_t fresh = map_->allocator().Allocate();
+  map_->Unseal(fresh);
+  return fresh;
 }
 
 void StoreImpl::FreeReserved(uint64_t track) {

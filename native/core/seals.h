@@ -70,7 +70,8 @@ class Seals {
     return static_cast<size_t>(track >> (10 * level)) % kFanOut;
   }
 
-  std::atomic<uint64_t> count_{0};
+  // Read by every write: on a cache line that others seldom change.
+  alignas(64) std::atomic<uint64_t> count_{0};
   Level<Middle> top_{};
   std::vector<SealNode*> nodes_;
   std::vector<std::unique_ptr<Middle>> middles_;

@@ -6,6 +6,7 @@ import type {
   FlashcopiesBody,
   FlashcopyBody,
   LssBody,
+  ScrubBody,
   TaskBody,
   TaskRunBody,
   TasksBody,
@@ -18,6 +19,7 @@ export type ArrayView = Static<typeof ArrayBody>;
 export type FlashcopiesView = Static<typeof FlashcopiesBody>;
 export type FlashcopyView = Static<typeof FlashcopyBody>;
 export type LssesView = Static<typeof LssBody>;
+export type ScrubView = Static<typeof ScrubBody>;
 export type TaskView = Static<typeof TaskBody>;
 export type TaskRunView = Static<typeof TaskRunBody>;
 export type TasksView = Static<typeof TasksBody>;

@@ -6,6 +6,7 @@ import { addFlashcopyCommands } from './commands/flashcopy.js';
 import { addInventoryCommands } from './commands/inventory.js';
 import { addServeCommand } from './commands/serve.js';
 import { addTaskCommands } from './commands/task.js';
+import { addVerifyCommand } from './commands/verify.js';
 import { addAttachCommand, addVolumeCommands } from './commands/volume.js';
 import type { CliContext } from './context.js';
 
@@ -46,6 +47,7 @@ export function buildProgram(context: CliContext): Command {
   addVolumeCommands(program, context);
   addAttachCommand(program, context);
   addFlashcopyCommands(program, context);
+  addVerifyCommand(program, context);
   addTaskCommands(program, context);
   addInventoryCommands(program, context);
   return program;

@@ -15,6 +15,7 @@ import type {
   OnClosed,
   PairSpec,
   RelationshipState,
+  VerifyBatchResult,
   VolumeState,
 } from './types.js';
 
@@ -106,6 +107,10 @@ class NativeEngine implements Engine {
 
   copyBatch(relationshipId: number, firstTrack: number, maxTracks: number): CopyBatchResult {
     return this.#native.copyBatch(this.#handle, relationshipId, firstTrack, maxTracks);
+  }
+
+  verifyBatch(volumeId: number, firstTrack: number, maxTracks: number): VerifyBatchResult {
+    return this.#native.verifyBatch(this.#handle, volumeId, firstTrack, maxTracks);
   }
 
   flush(): Promise<void> {

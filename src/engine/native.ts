@@ -15,6 +15,7 @@ import type {
   IoBackend,
   PairSpec,
   RelationshipState,
+  VerifyBatchResult,
   VolumeState,
 } from './types.js';
 
@@ -62,6 +63,12 @@ export interface NativeAddon {
     firstTrack: number,
     maxTracks: number,
   ): CopyBatchResult;
+  verifyBatch(
+    handle: PoolHandle,
+    volumeId: number,
+    firstTrack: number,
+    maxTracks: number,
+  ): VerifyBatchResult;
 
   /** Once per environment, before its first adopt. */
   onClosed(callback: NativeOnClosed): void;

@@ -21,6 +21,7 @@ import type { Logger } from './base/log.js';
 import { type Config, formatHostPort, type HostPort } from './config.js';
 import { BackgroundCopy } from './copyservices/background-copy.js';
 import { CopyServices } from './copyservices/copy-services.js';
+import { Scrubs } from './copyservices/scrubs.js';
 import { Registration } from './copyservices/registration.js';
 import { TaskService } from './copyservices/tasks.js';
 import { openEngine } from './engine/index.js';
@@ -63,6 +64,7 @@ interface Services {
   readonly pools: Pools;
   readonly backgroundCopy: BackgroundCopy;
   readonly copyServices: CopyServices;
+  readonly scrubs: Scrubs;
   readonly tasks: TaskService;
   readonly registration: Registration;
   readonly auth: Auth;
@@ -239,6 +241,14 @@ export class FlashlunServer {
       log: copyLog,
     });
     this.#steps.push(['background copy', () => backgroundCopy.close()]);
+    const scrubs = new Scrubs({
+      array,
+      poolDir: this.#file('pool'),
+      workerFile: new URL('./workers/verify.js', import.meta.url),
+      bytesPerSecond: config.copyBytesPerSecond,
+      log: log.child({ part: 'verify' }),
+    });
+    this.#steps.push(['scrubs', () => scrubs.close()]);
     const copyServices = new CopyServices({ engine, array, backgroundCopy, changes, log: copyLog });
     const taskRecords = new TaskRepository(db, LIMITS.runsPerTask);
     return {
@@ -246,6 +256,7 @@ export class FlashlunServer {
       pools,
       backgroundCopy,
       copyServices,
+      scrubs,
       tasks: new TaskService(taskRecords, array, copyServices, copyLog),
       registration: new Registration(new CounterRepository(db)),
       auth: new Auth({

@@ -2,7 +2,8 @@
 // is there.
 //
 // Every function names its pool by handle. Functions that may wait for the disk return promises;
-// copyBatch blocks and is for workers. An error is an Error whose `code` is the name of a Code.
+// copyBatch and verifyBatch block and are for workers. An error is an Error whose `code` is the
+// name of a Code.
 #include <fcntl.h>
 #include <napi.h>
 
@@ -258,6 +259,17 @@ Napi::Value CopyBatch(const Napi::CallbackInfo& info) {
   return ToJs(info.Env(), batch.value());
 }
 
+// verifyBatch(handle, volume id, first track, max tracks) -> object. Blocks.
+Napi::Value VerifyBatch(const Napi::CallbackInfo& info) {
+  const uint16_t id = VolumeArgument(info, 1);
+  const uint64_t first_track = IntegerArgument(info, 2, "first track", kMaxCount);
+  const auto max_tracks = static_cast<uint32_t>(IntegerArgument(info, 3, "max tracks", UINT32_MAX));
+  Result<VerifyBatchResult> batch =
+      UseArgument(info).store().VerifyBatch(id, first_track, max_tracks);
+  if (!batch.ok()) throw MakeError(info.Env(), batch.status());
+  return ToJs(info.Env(), batch.value());
+}
+
 // Connections -----------------------------------------------------------------
 
 // onClosed(callback): who hears of this environment's connections that end; see ClosedNotifier.
@@ -353,6 +365,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("withdraw", Withdraw);
   add("relationships", Relationships);
   add("copyBatch", CopyBatch);
+  add("verifyBatch", VerifyBatch);
   add("onClosed", OnClosed);
   add("adopt", Adopt);
   add("disconnect", Disconnect);

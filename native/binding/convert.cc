@@ -43,6 +43,11 @@ class ObjectBuilder {
     object_.Set(name, value);
     return *this;
   }
+  template <typename T>
+  ObjectBuilder& List(const char* name, const std::vector<T>& items) {
+    object_.Set(name, ToJs(env_, items));
+    return *this;
+  }
   Napi::Value Done() const { return object_; }
 
  private:
@@ -152,6 +157,32 @@ Napi::Value ToJs(Napi::Env env, const CopyBatchResult& batch) {
       .Done();
 }
 
+Napi::Value ToJs(Napi::Env env, const VerifyMismatch& mismatch) {
+  return ObjectBuilder(env)
+      .Count("track", mismatch.track)
+      .Count("physicalTrack", mismatch.physical)
+      .Count("fileOffset", mismatch.offset_bytes)
+      .List("sharedWith", mismatch.shared)
+      .Done();
+}
+
+Napi::Value ToJs(Napi::Env env, const VerifyIoError& error) {
+  return ObjectBuilder(env).Count("track", error.track).Text("message", error.message).Done();
+}
+
+Napi::Value ToJs(Napi::Env env, const VerifyBatchResult& batch) {
+  return ObjectBuilder(env)
+      .Count("verified", batch.verified)
+      .Count("sealed", batch.sealed)
+      .Count("readOnly", batch.read_only)
+      .Count("readBytes", batch.read_bytes)
+      .List("mismatches", batch.mismatched)
+      .List("ioErrors", batch.io_errors)
+      .Count("nextTrack", batch.next_track)
+      .Flag("done", batch.done)
+      .Done();
+}
+
 Napi::Value ToJs(Napi::Env env, const StoreInfo& store) {
   return ObjectBuilder(env)
       .Count("capacityTracks", store.capacity_tracks)
@@ -162,6 +193,8 @@ Napi::Value ToJs(Napi::Env env, const StoreInfo& store) {
       .Count("trimmedTracks", store.trimmed_tracks)
       .Flag("recoveredUnclean", store.recovered_unclean)
       .Count("recoveredRecords", store.recovered_records)
+      .Count("sealedTracks", store.sealed_tracks)
+      .Count("verifyMismatches", store.verify_mismatches)
       .Text("poisoned", store.poisoned)
       .Flag("direct", store.direct)
       .Text("ioBackend", store.io_backend)

@@ -29,6 +29,9 @@ std::vector<PairSpec> PairsArgument(const Napi::CallbackInfo& info, size_t index
 Napi::Value ToJs(Napi::Env env, const VolumeInfo& volume);
 Napi::Value ToJs(Napi::Env env, const RelationshipInfo& relationship);
 Napi::Value ToJs(Napi::Env env, const CopyBatchResult& batch);
+Napi::Value ToJs(Napi::Env env, const VerifyMismatch& mismatch);
+Napi::Value ToJs(Napi::Env env, const VerifyIoError& error);
+Napi::Value ToJs(Napi::Env env, const VerifyBatchResult& batch);
 Napi::Value ToJs(Napi::Env env, const StoreInfo& store);
 Napi::Value ToJs(Napi::Env env, const Finding& finding);
 Napi::Value ToJs(Napi::Env env, const PoolReport& report);

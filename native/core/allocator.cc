@@ -22,14 +22,21 @@ uint64_t FirstOfRegion(uint64_t track) { return track & ~uint64_t{kRegionTracks 
 
 }  // namespace
 
-Allocator::Allocator(uint64_t capacity_tracks)
-    : chunks_(static_cast<std::atomic<Chunk*>*>(
-          std::calloc(kMaxAreas * kChunksPerArea, sizeof(std::atomic<Chunk*>)))) {
-  FL_CHECK(chunks_ != nullptr && capacity_tracks <= kMaxAreaTracks);
+Allocator::Allocator(uint64_t capacity_tracks) {
+  FL_CHECK(capacity_tracks <= kMaxAreaTracks);
+  MakeTable(0);
   areas_[0].space.capacity = capacity_tracks;
 }
 
-Allocator::~Allocator() { std::free(chunks_); }
+Allocator::~Allocator() {
+  for (auto& table : tables_) delete[] table.load();
+}
+
+void Allocator::MakeTable(uint32_t area) {
+  if (tables_[area].load() == nullptr)
+    tables_[area].store(
+        new std::atomic<Chunk*>[kChunksPerArea] {}, std::memory_order_release);
+}
 
 uint64_t Allocator::used() const {
   uint64_t sum = 0;
@@ -44,6 +51,7 @@ uint64_t Allocator::capacity() const {
 }
 
 void Allocator::SetCapacity(uint32_t area, uint64_t tracks) {
+  MakeTable(area);
   Area& a = areas_[area];
   FL_CHECK(tracks >= a.space.capacity && tracks <= kMaxAreaTracks);
   // The last region may have been cut off by the capacity; allocate it again when that is so.
@@ -94,7 +102,7 @@ void Allocator::Edit(uint64_t track, Change change) {
 }
 
 Allocator::Chunk* Allocator::EnsureChunk(uint64_t track) {
-  std::atomic<Chunk*>& place = chunks_[track / kChunkTracks];
+  std::atomic<Chunk*>& place = PlaceOf(track);
   Chunk* chunk = place.load(std::memory_order_relaxed);
   if (chunk != nullptr) return chunk;
   owned_.push_back(std::make_unique<Chunk>());

@@ -170,9 +170,12 @@ class Allocator {
     const uint64_t bit = uint64_t{1} << (region % 64);
     bits[region / 64] = value ? bits[region / 64] | bit : bits[region / 64] & ~bit;
   }
-  Chunk* ChunkOf(uint64_t track) const {
-    return chunks_[track / kChunkTracks].load(std::memory_order_acquire);
+  std::atomic<Chunk*>& PlaceOf(uint64_t track) const {
+    return tables_[AreaOf(track)].load(
+        std::memory_order_acquire)[TrackInArea(track) / kChunkTracks];
   }
+  void MakeTable(uint32_t area);
+  Chunk* ChunkOf(uint64_t track) const { return PlaceOf(track).load(std::memory_order_acquire); }
   Chunk* EnsureChunk(uint64_t track);
   uint64_t ChunksIn(const Area& area) const {
     return (area.space.capacity + kChunkTracks - 1) / kChunkTracks;
@@ -192,9 +195,9 @@ class Allocator {
 
   std::array<Area, kMaxAreas> areas_;
   std::array<Placement, kPlacements> placements_;
-  // One pointer for every chunk that a track number can name; the pages that are never used cost
-  // nothing.
-  std::atomic<Chunk*>* const chunks_;
+  // Of each area: one pointer for every chunk that it can have (2 MiB). Made with the area, before
+  // a track of it is known to anybody.
+  std::array<std::atomic<std::atomic<Chunk*>*>, kMaxAreas> tables_{};
   std::vector<std::unique_ptr<Chunk>> owned_;
 };
 

@@ -36,6 +36,8 @@ void Capture::Begin(Map& map, const std::vector<VolumeState*>& volumes,
     }
     manifest_.volumes.push_back(std::move(described));
   }
+  for (const SealNode* node : map.seals().nodes())
+    if (node->sealed != 0) manifest_.seals.push_back({node->first, node->id});
   epoch_ = map.nodes().epoch();
   node_count_ = map.nodes().size();
   ids_ = map.nodes().TakeDirty();

@@ -2,7 +2,7 @@
 //
 //   superblock -> manifest (volumes, relationships, refs of the table pages)
 //              -> table pages: 256 refs each, by node id
-//              -> nodes: narrow leaf 1 page, wide leaf 2 pages, index node 1 page
+//              -> nodes: narrow leaf 1 page, wide leaf 2 pages, index node 1 page, seals 1 page
 //
 // A ref holds the checksum of what it points to, so a page that was written to the wrong place, or
 // not at all, does not check. Only nodes that changed since the last checkpoint are written, each
@@ -36,6 +36,7 @@ enum class PageForm : uint8_t {
   kWideLeaf = 2,    // 512 x 16 bytes: it has partial tracks
   kIndex = 3,       // 256 x 4 bytes: ids of leaves + 1
   kTable = 4,       // 256 refs
+  kSeal = 5,        // 1024 x 4 bytes: checksums of tracks
 };
 uint64_t PagesOf(PageForm form);
 
@@ -143,6 +144,8 @@ class Checkpoints {
   using NodeVisitor = std::function<Status(uint32_t id, Status read, const uint8_t* bytes)>;
   Status VisitNodes(const CheckpointTree& tree, const NodeVisitor& visit);
   Status LoadNodes(const CheckpointTree& tree, Map& map);
+  Status LinkSeals(const CheckpointRef& ref, const CheckpointTree& tree, const Manifest& manifest,
+                   Map& map);
   Status LinkLeaves(const CheckpointTree& tree, const std::vector<LoadedIndex>& indexes, Map& map);
   Status Place(const uint8_t* bytes, uint64_t count, uint64_t* page);
   Status Drain();

@@ -1,6 +1,7 @@
 // Loading a checkpoint: refs from the manifest down, every page against the checksum in its parent.
 #include <algorithm>
 #include <cstring>
+#include <unordered_set>
 
 #include "core/checkpoint.h"
 #include "core/page_codec.h"
@@ -118,6 +119,7 @@ Result<Checkpoints::Loaded> Checkpoints::Load(const CheckpointRef& ref, Map& map
       volumes.back()->root[i].store(static_cast<IndexNode*>(node));
     }
   }
+  if (Status status = LinkSeals(ref, tree, manifest, map); !status.ok()) return status;
   map.CountOwners(volumes);
   loaded.relations = std::move(manifest.relations);
   loaded.areas = std::move(manifest.areas);
@@ -159,6 +161,10 @@ Status Checkpoints::LoadNodes(const CheckpointTree& tree, Map& map) {
     if (tree.nodes[id].form == PageForm::kIndex) {
       indexes.push_back({new IndexNode, DecodeIndexPage(bytes)});
       map.nodes().Restore(id, indexes.back().index);
+    } else if (tree.nodes[id].form == PageForm::kSeal) {
+      auto* seals = new SealNode(0);  // which tracks they are of, the manifest says
+      DecodeSealPage(bytes, seals);
+      map.nodes().Restore(id, seals);
     } else {
       auto* leaf = new Leaf;
       map.nodes().Restore(id, leaf);
@@ -181,6 +187,28 @@ void Checkpoints::Survey(const CheckpointRef& ref, const Found& found) {
     if (!read.ok()) found(tree.nodes[id].page, read.message());
     return Status::Ok();
   });
+}
+
+// Nodes of seals that the manifest does not name have none that count.
+Status Checkpoints::LinkSeals(const CheckpointRef& ref, const CheckpointTree& tree,
+                              const Manifest& manifest, Map& map) {
+  std::unordered_set<const Node*> linked;
+  for (const ManifestSeals& seals : manifest.seals) {
+    Node* node = map.nodes().Find(static_cast<uint32_t>(seals.node));
+    if (node == nullptr || node->kind != NodeKind::kSeal || !linked.insert(node).second)
+      return Damaged("the manifest", ref.manifest_page);
+    auto* seal_node = static_cast<SealNode*>(node);
+    seal_node->first = seals.first_track;
+    if (!map.seals().Install(seal_node)) return Damaged("the manifest", ref.manifest_page);
+  }
+  for (size_t id = 0; id < tree.nodes.size(); ++id) {
+    if (tree.nodes[id].form != PageForm::kSeal) continue;
+    Node* node = map.nodes().Find(static_cast<uint32_t>(id));
+    if (linked.contains(node)) continue;
+    map.nodes().Remove(node);
+    delete static_cast<SealNode*>(node);
+  }
+  return Status::Ok();
 }
 
 Status Checkpoints::LinkLeaves(const CheckpointTree& tree, const std::vector<LoadedIndex>& indexes,

@@ -56,6 +56,8 @@ class File {
   virtual void StartWriteOut(uint64_t offset, uint64_t len) = 0;
   // Later reads come from the disk, not from what is cached of it. After Fdatasync.
   virtual void DropCache() = 0;
+  // The same for a range, without a flush: what is dirty stays. A hint.
+  virtual void Uncache(uint64_t /*offset*/, uint64_t /*len*/) {}
   virtual Result<uint64_t> Size() = 0;
   virtual Status Truncate(uint64_t size) = 0;
   // A block device: its size cannot be changed.

@@ -5,7 +5,7 @@
 namespace flashlun {
 namespace {
 
-enum class ItemType : uint32_t { kEnd = 0, kVolume = 1, kRelation = 2, kArea = 3 };
+enum class ItemType : uint32_t { kEnd = 0, kVolume = 1, kRelation = 2, kArea = 3, kSeals = 4 };
 
 struct ItemHeader {
   uint32_t type;
@@ -40,6 +40,11 @@ struct AreaItem {
   uint64_t capacity_tracks;
   char name[kMaxPoolNameBytes];
   char path[kMaxPoolPathBytes];  // ends with a zero byte; empty: in the pool directory
+};
+
+struct SealsItem {
+  uint64_t first_track;
+  uint64_t node;
 };
 
 struct EndItem {
@@ -106,6 +111,9 @@ class Decoder {
         case ItemType::kArea:
           ok = GetArea(manifest);
           break;
+        case ItemType::kSeals:
+          ok = GetSeals(manifest);
+          break;
         case ItemType::kEnd:
           return GetEnd(manifest) && bytes_.empty();
       }
@@ -171,6 +179,15 @@ class Decoder {
     return true;
   }
 
+  bool GetSeals(Manifest* manifest) {
+    SealsItem item;
+    if (!Get(&item) || item.first_track % kSealTracks != 0 || item.first_track >= kNoTrack ||
+        item.node > UINT32_MAX)
+      return false;
+    manifest->seals.push_back({item.first_track, item.node});
+    return true;
+  }
+
   bool GetEnd(Manifest* manifest) {
     EndItem item;
     if (!Get(&item)) return false;
@@ -221,6 +238,10 @@ std::vector<uint8_t> EncodeManifest(const Manifest& manifest) {
     Put(out, ItemHeader{static_cast<uint32_t>(ItemType::kRelation), sizeof(RelationItem)});
     Put(out, RelationItem{relation.id, relation.source_id, relation.target_id, relation.flags,
                           relation.t0_unix_ms});
+  }
+  for (const ManifestSeals& seals : manifest.seals) {
+    Put(out, ItemHeader{static_cast<uint32_t>(ItemType::kSeals), sizeof(SealsItem)});
+    Put(out, SealsItem{seals.first_track, seals.node});
   }
   Put(out, ItemHeader{static_cast<uint32_t>(ItemType::kEnd), sizeof(EndItem)});
   Put(out, EndItem{manifest.next_relation, manifest.volumes.size(), manifest.relations.size()});

@@ -40,11 +40,18 @@ struct ManifestVolume {
   std::vector<uint64_t> inherited_leaf_bits;
 };
 
+// Where the seals of 1024 tracks are.
+struct ManifestSeals {
+  uint64_t first_track = 0;
+  uint64_t node = 0;
+};
+
 struct Manifest {
   uint64_t next_relation = 1;
   std::vector<ManifestVolume> volumes;
   std::vector<RelationState> relations;
   std::vector<AreaSpec> areas;  // all, area 0 too
+  std::vector<ManifestSeals> seals;
 };
 
 // All of a volume but its root.

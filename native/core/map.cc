@@ -88,12 +88,14 @@ Map::Found Map::Find(const VolumeState& volume, uint64_t track) const {
   // An owner more between these loads is an establish, which waits for us before its target is
   // readable; an owner less needs a grace period, which waits for us too. So the three need not be
   // read at one instant.
-  found.exclusive = found.entry.mapped() &&
-                    (index->owners.load(std::memory_order_acquire) == 1 ||
-                     Mutated(Mutation::kIndexSharedIgnored)) &&
-                    (leaf->owners.load(std::memory_order_acquire) == 1 ||
-                     Mutated(Mutation::kLeafSharedIgnored)) &&
-                    allocator_.Count(found.entry.own) == 1;
+  found.sole = found.entry.mapped() &&
+               (index->owners.load(std::memory_order_acquire) == 1 ||
+                Mutated(Mutation::kIndexSharedIgnored)) &&
+               (leaf->owners.load(std::memory_order_acquire) == 1 ||
+                Mutated(Mutation::kLeafSharedIgnored)) &&
+               allocator_.Count(found.entry.own) == 1;
+  // Last: the seal was made before another owner of the track could give it up.
+  found.exclusive = found.sole && (SealOf(found.entry.own) == 0 || Mutated(Mutation::kSealIgnored));
   return found;
 }
 
@@ -281,13 +283,36 @@ void Map::ApplyNow(const Drop& drop) {
   }
   for (const uint64_t track : unreferenced) {
     if (!Mutated(Mutation::kEarlyExclusive)) {
-      allocator_.Free(track);
+      FreeTrack(track);
       continue;
     }
     Drop later = TrackDrop(track, drop.lsn);
     later.kind = Drop::Kind::kFreeTrack;
     drops_.push_back(later);
   }
+}
+
+void Map::FreeTrack(uint64_t track) {
+  Unseal(track);
+  allocator_.Free(track);
+}
+
+void Map::Seal(uint64_t track, uint32_t crc) {
+  SealNode* node = seals_.Find(track);
+  if (node == nullptr) {
+    node = new SealNode(track / kSealTracks * kSealTracks);
+    nodes_.Add(node);
+    FL_CHECK(seals_.Install(node));
+  }
+  WillChange(node);
+  seals_.Set(*node, track, Seals::Stored(crc));
+}
+
+void Map::Unseal(uint64_t track) {
+  if (SealOf(track) == 0) return;
+  SealNode* node = seals_.Find(track);
+  WillChange(node);
+  seals_.Set(*node, track, 0);
 }
 
 DeadNode Map::Apply(const Drop& drop) {
@@ -303,7 +328,7 @@ DeadNode Map::Apply(const Drop& drop) {
         drops_.push_back(later);
         break;
       }
-      allocator_.Unref(drop.track);
+      if (allocator_.Unref(drop.track)) Unseal(drop.track);
       break;
     case Drop::Kind::kFreeTrack:
       allocator_.FreeIfUnreferenced(drop.track);
@@ -431,8 +456,10 @@ Map::~Map() {
     if (node == nullptr) continue;
     if (node->kind == NodeKind::kLeaf)
       delete static_cast<Leaf*>(node);
-    else
+    else if (node->kind == NodeKind::kIndex)
       delete static_cast<IndexNode*>(node);
+    else
+      delete static_cast<SealNode*>(node);
   }
 }
 

@@ -29,6 +29,7 @@
 #include "core/entry.h"
 #include "core/growing.h"
 #include "core/leaf.h"
+#include "core/seals.h"
 #include "core/store.h"
 
 namespace flashlun {
@@ -154,8 +155,9 @@ class Map {
 
   struct Found {
     Entry entry;
-    // One owner of the index node, of the leaf and of the track, deferred drops included: in-place
-    // writes are allowed.
+    // One owner of the index node, of the leaf and of the track, deferred drops included.
+    bool sole = false;
+    // And the track has no seal: in-place writes are allowed.
     bool exclusive = false;
   };
   Found Find(const VolumeState& volume, uint64_t track) const;
@@ -187,6 +189,14 @@ class Map {
   // Tracks of a target whose T0 content is on tracks it shares. Lock-free inside an epoch.
   uint64_t CountOutOfSync(const VolumeState& volume) const;
 
+  // Seals (seals.h). Seal: the track's content cannot change, because somebody refers to it who
+  // keeps others from writing it in place.
+  void Seal(uint64_t track, uint32_t crc);
+  // The track is free or about to be written.
+  void Unseal(uint64_t track);
+  uint32_t SealOf(uint64_t track) const { return seals_.Of(track); }
+  Seals& seals() { return seals_; }
+
   // Applies one drop, whose time has come. When a node loses its last owner, the caller dismantles
   // it.
   DeadNode Apply(const Drop& drop);
@@ -196,6 +206,9 @@ class Map {
                  std::vector<uint64_t>* unreferenced);
   std::vector<Drop>& drops() { return drops_; }
   Allocator& allocator() { return allocator_; }
+
+  // Allocator::Free.
+  void FreeTrack(uint64_t track);
 
   // Recovery: no counting of tracks and no deferring, because the counts are rebuilt afterwards and
   // nothing is served before the recovered state is durable.
@@ -252,9 +265,11 @@ class Map {
   void ReleaseEntry(const Entry& entry, std::vector<uint64_t>* unreferenced);
   std::string RestoreLeaf(const Leaf& leaf, bool thick);
   uint64_t CountInherited(const VolumeState& volume) const;
+  void DropDeadSeals();
 
   Allocator allocator_;
   NodeRegistry nodes_;
+  Seals seals_;
   std::vector<Drop> drops_;
   bool replaying_ = false;
   std::array<uint64_t, kMaxAreas> needed_bytes_{};

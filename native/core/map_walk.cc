@@ -111,6 +111,9 @@ std::string Map::RestoreLeaf(const Leaf& leaf, bool thick) {
     if (plain != Normalized(plain)) return "an entry whose masks contradict each other";
     if (entry.base == entry.own) return "an entry that is its own base";
     if (!allocator_.Restore(entry.own, thick)) return "a track beyond the pool's capacity";
+    for (const uint64_t track : {entry.own, entry.base})
+      if (SealNode* node = SealOf(track) == 0 ? nullptr : seals_.Find(track))
+        node->live.set(track % kSealTracks);
     const uint64_t own_end =
         TrackInArea(entry.own) * kTrackBytes + std::bit_width(entry.mask) * uint64_t{kSubBytes};
     uint64_t& own_needed = needed_bytes_[AreaOf(entry.own)];
@@ -122,6 +125,20 @@ std::string Map::RestoreLeaf(const Leaf& leaf, bool thick) {
     base_needed = std::max(base_needed, (TrackInArea(entry.base) + 1) * kTrackBytes);
   }
   return {};
+}
+
+// Seals of tracks that nobody refers to: they were freed after the checkpoint.
+void Map::DropDeadSeals() {
+  const std::vector<SealNode*> nodes = seals_.nodes();
+  for (SealNode* node : nodes) {
+    for (uint64_t i = 0; i < kSealTracks; ++i)
+      if (!node->live[i]) Unseal(node->first + i);
+    node->live.reset();
+    if (node->sealed != 0) continue;
+    seals_.Remove(*node);
+    nodes_.Remove(node);
+    delete node;
+  }
 }
 
 // Of a target: entries that carry the flag, or whose whole leaf does.
@@ -171,6 +188,7 @@ std::string Map::RebuildCounts(const std::vector<VolumeState*>& volumes, const T
     // is mapped.
     volume->inherited_tracks = volume->target_of == 0 ? 0 : CountInherited(*volume);
   }
+  DropDeadSeals();
   return {};
 }
 

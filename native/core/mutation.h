@@ -38,6 +38,9 @@ enum class Mutation {
   kRingTailEarly,       // the kill ring forgets records before they are durable
   kKeepRingAfterLoss,   // T12: records stay believed after the data flush failed
   kKeepCacheAfterLoss,  // T12: an open believes a page cache that the disk never got
+  kSealIgnored,         // a sealed track is written in place
+  kSealWithoutLock,     // a scrub seals a track while writes to it are in flight
+  kStaleSeal,           // a replayed write to a fresh track leaves the seal that it had
   kRetrySync,           // T12: fdatasync once more after it failed
 };
 

@@ -1,9 +1,9 @@
 // Nodes of the map and their registry.
 //
-// Every leaf and index node has an id, a small number that is stable for its life: a checkpoint
-// stores nodes under their ids, so a leaf that moves to another page does not change its parents.
-// The registry knows which nodes changed since the last checkpoint; only those are written by the
-// next one.
+// Every leaf, index node and node of seals has an id, a small number that is stable for its life: a
+// checkpoint stores nodes under their ids, so a leaf that moves to another page does not change its
+// parents. The registry knows which nodes changed since the last checkpoint; only those are written
+// by the next one.
 //
 //   epoch         number of checkpoints begun, + 1
 //   dirty_epoch   epoch in which the node last changed; 0: the last checkpoint has it as it is
@@ -20,7 +20,7 @@
 
 namespace flashlun {
 
-enum class NodeKind : uint8_t { kLeaf, kIndex };
+enum class NodeKind : uint8_t { kLeaf, kIndex, kSeal };
 
 struct Node {
   explicit Node(NodeKind node_kind) : kind(node_kind) {}

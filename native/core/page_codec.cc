@@ -63,6 +63,17 @@ NodeImage ImageOfIndex(const IndexNode& index) {
   return image;
 }
 
+static_assert(kSealTracks * sizeof(uint32_t) == kPageBytes);
+
+NodeImage ImageOfSeals(const SealNode& seals) {
+  NodeImage image{PageForm::kSeal, std::vector<uint8_t>(kPageBytes)};
+  for (size_t i = 0; i < kSealTracks; ++i) {
+    const uint32_t crc = seals.crcs[i].load(std::memory_order_relaxed);
+    std::memcpy(image.bytes.data() + i * sizeof crc, &crc, sizeof crc);
+  }
+  return image;
+}
+
 NodeImage ImageOfLeaf(const Leaf& leaf) {
   NodeImage image;
   image.form = leaf.wide() ? PageForm::kWideLeaf : PageForm::kNarrowLeaf;
@@ -85,7 +96,7 @@ DiskRef ToDisk(const PageRef& ref) {
 
 bool FromDisk(const DiskRef& disk, PageRef* ref) {
   const uint64_t form = disk.page_and_form >> 40;
-  if (form > static_cast<uint64_t>(PageForm::kTable)) return false;
+  if (form > static_cast<uint64_t>(PageForm::kSeal)) return false;
   ref->page = disk.page_and_form & kPageMask;
   ref->form = static_cast<PageForm>(form);
   ref->crc = disk.crc;
@@ -95,8 +106,15 @@ bool FromDisk(const DiskRef& disk, PageRef* ref) {
 }  // namespace
 
 NodeImage ImageOf(const Node& node) {
-  return node.kind == NodeKind::kIndex ? ImageOfIndex(static_cast<const IndexNode&>(node))
-                                       : ImageOfLeaf(static_cast<const Leaf&>(node));
+  switch (node.kind) {
+    case NodeKind::kIndex:
+      return ImageOfIndex(static_cast<const IndexNode&>(node));
+    case NodeKind::kLeaf:
+      return ImageOfLeaf(static_cast<const Leaf&>(node));
+    case NodeKind::kSeal:
+      break;
+  }
+  return ImageOfSeals(static_cast<const SealNode&>(node));
 }
 
 std::vector<uint8_t> EncodeTablePage(const std::vector<PageRef>& nodes, size_t first) {
@@ -152,6 +170,15 @@ std::vector<uint32_t> DecodeIndexPage(const uint8_t* page) {
   std::vector<uint32_t> leaves(kIndexLeaves);
   std::memcpy(leaves.data(), page, kIndexLeaves * sizeof(uint32_t));
   return leaves;
+}
+
+void DecodeSealPage(const uint8_t* page, SealNode* seals) {
+  for (size_t i = 0; i < kSealTracks; ++i) {
+    uint32_t crc;
+    std::memcpy(&crc, page + i * sizeof crc, sizeof crc);
+    seals->crcs[i].store(crc, std::memory_order_relaxed);
+    seals->sealed += crc == 0 ? 0 : 1;
+  }
 }
 
 void DecodeLeafPage(const uint8_t* pages, PageForm form, Leaf* leaf) {

@@ -25,6 +25,7 @@ bool DecodeTableRefs(std::vector<uint8_t>* bytes, std::vector<PageRef>* table);
 // Ids of leaves + 1, by slot.
 std::vector<uint32_t> DecodeIndexPage(const uint8_t* page);
 // Fills a new leaf. Tracks are checked later, when they are counted (Map::RebuildCounts).
+void DecodeSealPage(const uint8_t* page, SealNode* seals);
 void DecodeLeafPage(const uint8_t* pages, PageForm form, Leaf* leaf);
 
 }  // namespace flashlun

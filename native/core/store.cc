@@ -63,6 +63,10 @@ Status Store::GrowPool(uint32_t number, uint64_t capacity_bytes) {
   return impl_->GrowPool(number, capacity_bytes);
 }
 std::vector<PoolInfo> Store::ListPools() { return impl_->ListPools(); }
+Result<VerifyBatchResult> Store::VerifyBatch(uint16_t volume, uint64_t first_track,
+                                             uint32_t max_tracks) {
+  return impl_->VerifyBatch(volume, first_track, max_tracks);
+}
 void Store::FlushAsync(FlushWaiter* waiter) { impl_->FlushAsync(waiter); }
 Status Store::Flush() { return impl_->Flush(); }
 StoreInfo Store::Info() { return impl_->Info(); }
@@ -137,6 +141,7 @@ StoreInfo StoreImpl::Info() {
   StoreInfo info = counters_;
   info.capacity_tracks = map_->allocator().capacity();
   info.used_tracks = map_->allocator().used();
+  info.sealed_tracks = map_->seals().count();
   info.last_lsn = last_lsn_;
   info.durable_lsn = durable_lsn_;
   info.poisoned = poisoned_;

@@ -111,6 +111,31 @@ struct CopyBatchResult {
   bool done = false;  // nothing is left to copy; the relationship has ended (record written)
 };
 
+// A track whose content is not what its seal says.
+struct VerifyMismatch {
+  uint64_t track = 0;            // of the volume
+  uint64_t physical = 0;         // in the pool
+  uint64_t offset_bytes = 0;     // of the physical track in the tracks file
+  std::vector<uint16_t> shared;  // the other volumes that read it
+};
+
+// A track that the disk does not give.
+struct VerifyIoError {
+  uint64_t track = 0;
+  std::string message;
+};
+
+struct VerifyBatchResult {
+  uint64_t verified = 0;    // tracks compared with their seals
+  uint64_t sealed = 0;      // frozen tracks that got one
+  uint64_t read_only = 0;   // tracks that could only be read: hosts may still write them in place
+  uint64_t read_bytes = 0;  // from the pool
+  std::vector<VerifyMismatch> mismatched;
+  std::vector<VerifyIoError> io_errors;
+  uint64_t next_track = 0;  // pass as `first_track` of the next call
+  bool done = false;        // the volume's end
+};
+
 struct StoreInfo {
   uint64_t capacity_tracks = 0;  // limit of the track file
   uint64_t used_tracks = 0;      // referenced by any leaf, or waiting for a deferred drop
@@ -121,6 +146,8 @@ struct StoreInfo {
   uint64_t last_lsn = 0, durable_lsn = 0;
   bool recovered_unclean = false;         // the last session did not close the pool
   bool used_previous_checkpoint = false;  // the current one was damaged
+  uint64_t sealed_tracks = 0;             // tracks with a checksum
+  uint64_t verify_mismatches = 0;         // found by scrubs and copies since the open
   uint64_t recovered_records = 0;         // journal and kill-ring records replayed at open
   std::string poisoned;                   // empty, or why the pool stopped
   bool direct = false;                    // tracks past the page cache
@@ -255,6 +282,11 @@ class Store {
   // Raises a pool's capacity. Durable when it returns. Blocks.
   Status GrowPool(uint32_t number, uint64_t capacity_bytes);
   std::vector<PoolInfo> ListPools();
+  // Scrub: reads up to max_tracks mapped tracks of the volume, from first_track on. Frozen ones
+  // (shared with another volume) are compared with their seals, or get one (seals.h). What does not
+  // match is reported and served as it is. Read from the disk, past the page cache, but for what is
+  // not written out yet. Blocks for the disk; hosts go on. kNotFound.
+  Result<VerifyBatchResult> VerifyBatch(uint16_t volume, uint64_t first_track, uint32_t max_tracks);
 
   // Everything acknowledged before the call becomes safe against power loss before Done (proto.md
   // NBD_CMD_FLUSH; holds across connections, so CAN_MULTI_CONN is honest).

@@ -320,7 +320,7 @@ void StoreImpl::FreeTracks(Monitor::Lock& lock, std::span<const uint64_t> tracks
       lock.unlock();
       lock.lock();
     }
-    map_->allocator().Free(tracks[i]);
+    map_->FreeTrack(tracks[i]);
   }
 }
 

@@ -544,13 +544,13 @@ Status StoreImpl::CopyLocked(VolumeState& target, uint64_t track, SpaceTicket* t
   const Map::Found found = map_->Find(target, track);
   if (!found.entry.mapped() || !Inherited(target, track)) return Status::Ok();
   Status status;
-  if (found.exclusive && found.entry.full() && AreaOf(found.entry.own) == target.pool) {
+  if (found.sole && found.entry.full() && AreaOf(found.entry.own) == target.pool) {
     // The source has left this track since: it already is the target's own.
     status = Publish(target, track, Entry::Full(found.entry.own), true);
   } else {
     const uint64_t fresh = AllocateTrack(target, track, ticket);
     if (fresh == kNoTrack) return Status(Code::kNoSpace);
-    status = ReadEntry(found.entry, 0, content, kTrackBytes, ReadMode::kBlocking);
+    status = ReadVerified(target, track, found.entry, content);
     if (status.ok()) status = WriteTrack(fresh, 0, content, kTrackBytes);
     if (status.ok()) status = Publish(target, track, Entry::Full(fresh), true);
     if (!status.ok()) FreeReserved(fresh);

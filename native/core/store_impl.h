@@ -15,7 +15,7 @@
 // Source files: store_open.cc recovery and close; pool_check.cc the same steps, for a report;
 // store_io.cc read, write, zero; store_commit.cc group commit, drops, checkpoints; store_async.cc
 // asynchronous reads and writes; store_space.cc space, growth, trim, pools; store_copy.cc
-// volumes and FlashCopy; store.cc the public face.
+// volumes and FlashCopy; store_verify.cc scrubbing; store.cc the public face.
 #pragma once
 
 #include <atomic>
@@ -75,6 +75,7 @@ class StoreImpl {
   Status CreatePool(const std::string& name, const std::string& path, uint64_t capacity_bytes);
   Status GrowPool(uint32_t number, uint64_t capacity_bytes);
   std::vector<PoolInfo> ListPools();
+  Result<VerifyBatchResult> VerifyBatch(uint16_t volume, uint64_t first_track, uint32_t max_tracks);
 
   Status Read(OpSlot& slot, VolumeState& volume, uint64_t offset, void* buf, size_t len,
               ReadMode mode);
@@ -289,6 +290,26 @@ class StoreImpl {
   bool Inherited(const VolumeState& volume, uint64_t track);
   bool EndIfComplete(uint64_t relationship_id);
   void EndRelation(uint64_t relationship_id);
+
+  // store_verify.cc
+  struct Scrub;
+  // What a scrub found out about a track, from good to bad: what counts for a track of a volume
+  // that reads from two physical ones.
+  enum class Seen { kVerified, kReadOnly, kSealed, kUnreadable, kMismatched };
+  Status BeginScrub(uint16_t volume_id, Scrub& scrub);
+  void SaveSeals();
+  void ScrubTrack(VolumeState& volume, uint64_t track, Scrub& scrub);
+  Seen ScrubPhysical(VolumeState& volume, uint64_t track, const Map::Found& found,
+                     uint64_t physical, Scrub& scrub);
+  Seen CompareSealed(VolumeState& volume, uint64_t track, uint64_t physical, Scrub& scrub);
+  Seen TrySeal(VolumeState& volume, uint64_t track, uint64_t physical, Scrub& scrub);
+  Status ReadFromDisk(uint64_t physical, uint8_t* content);
+  void ReportMismatch(const VolumeState& volume, uint64_t track, uint64_t physical, Scrub& scrub);
+  Status ReadVerified(const VolumeState& volume, uint64_t track, const Entry& entry,
+                      uint8_t* content);
+  Status CheckSeal(const VolumeState& volume, uint64_t track, uint64_t physical,
+                   const uint8_t* content);
+
   VolumeInfo InfoOf(const VolumeState& volume) const;
 
   // Constant after Open.
@@ -342,6 +363,7 @@ class StoreImpl {
   std::deque<Grace> grace_;     // durable drops waiting for their epoch
   Superblock superblock_;       // written by the checkpoint task only, after Open
   bool checkpoint_wanted_flag_ = false;
+  bool unsaved_seals_ = false;  // made since the end of the last scrub
   std::string poisoned_;
   StoreInfo counters_;
   Condition commit_wanted_;      // the commit task's

@@ -379,6 +379,7 @@ uint64_t StoreImpl::AllocateTrack(const VolumeState& volume, uint64_t track, Spa
   const uint64_t fresh =
       map_->allocator().Allocate({volume.pool, volume.thick, volume.id, track}, promised);
   WakeSpaceTask(volume.pool);
+  if (fresh != kNoTrack) map_->Unseal(fresh);
   return fresh;
 }
 

@@ -368,6 +368,10 @@ Status StoreImpl::ApplyMap(uint64_t lsn, const uint8_t* bytes) {
   if (it == volumes_.end() || record.track >= it->second->tracks || entry != Normalized(entry) ||
       (entry.base != kNoTrack && entry.base == entry.own))
     return Contradiction(options_.dir, "an impossible map record");
+  // A track that the entry did not have was fresh when it was written: a seal is of what it held
+  // before.
+  if (entry.own != map_->FindEntry(*it->second, record.track).own && !Mutated(Mutation::kStaleSeal))
+    map_->Unseal(entry.own);
   entry.inherited = inherited;
   map_->SetEntry(*it->second, record.track, entry, lsn);
   return Status::Ok();

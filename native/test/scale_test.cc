@@ -44,14 +44,12 @@ class ScaleFixture : public PoolFixture {
 
   // Seconds, and mebibytes of memory that the open pool takes.
   std::pair<double, double> MeasureOpen() {
-    ::malloc_trim(0);
-    const double before = ResidentMiB();
+    const double before = HeapMiB();
     const auto begin = std::chrono::steady_clock::now();
     Open();
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     CHECK(store().GetVolume(kVolume).value().mapped_tracks == kTracks);
-    ::malloc_trim(0);
-    return {seconds.count(), ResidentMiB() - before};
+    return {seconds.count(), HeapMiB() - before};
   }
 
  private:
@@ -72,12 +70,10 @@ class ScaleFixture : public PoolFixture {
     REQUIRE(WriteSuperblock(meta, superblock).ok());
   }
 
-  static double ResidentMiB() {
-    std::ifstream statm("/proc/self/statm");
-    uint64_t total = 0;
-    uint64_t resident = 0;
-    statm >> total >> resident;
-    return static_cast<double>(resident) * 4096 / (1 << 20);
+  // What the heap has handed out. Not the resident set: that depends on what was freed before.
+  static double HeapMiB() {
+    const struct mallinfo2 heap = ::mallinfo2();
+    return static_cast<double>(heap.uordblks + heap.hblkhd) / (1 << 20);
   }
 };
 

@@ -22,12 +22,13 @@ constexpr uint64_t kStepsPerCrash = 12;
 constexpr uint64_t kStepsPerDeath = 1500;
 
 const char* const kDidNames[] = {
-    "writes",        "over two tracks", "below 4 KiB", "halves at once", "written through",
-    "zeroes",        "zeroes, no hole", "trims",       "zeroes < 4 KiB", "trims < 4 KiB",
-    "reads",         "flushes",         "establishes", "groups",         "resyncs",
-    "resync groups", "reverses",        "withdraws",   "resizes",        "copy batches",
-    "checkpoints",   "deletes",         "no space",    "disk faults",    "refused: stopped",
-    "deaths"};
+    "writes",          "over two tracks",  "below 4 KiB",     "halves at once",
+    "written through", "zeroes",           "zeroes, no hole", "trims",
+    "zeroes < 4 KiB",  "trims < 4 KiB",    "reads",           "flushes",
+    "establishes",     "groups",           "resyncs",         "resync groups",
+    "reverses",        "withdraws",        "resizes",         "copy batches",
+    "checkpoints",     "scrubs",           "deletes",         "no space",
+    "disk faults",     "refused: stopped", "deaths"};
 static_assert(std::size(kDidNames) == static_cast<size_t>(Did::kCount));
 
 }  // namespace
@@ -190,6 +191,7 @@ void Simulation::SpawnFibers() {
   fibers_->Spawn("establish", [this] { EstablishFiber(5); });
   fibers_->Spawn("chain", [this] { ChainFiber(16); });
   if (rng_() % 2 == 0) fibers_->Spawn("copy", [this] { CopyFiber(); });
+  if (rng_() % 2 == 0) fibers_->Spawn("verify", [this] { VerifyFiber(); });
   if (rng_() % 2 == 0) fibers_->Spawn("checkpoint", [this] { CheckpointFiber(2); });
   if (rng_() % 2 == 0) {
     ++hosts_running_;
@@ -298,6 +300,8 @@ std::string Simulation::VerifyAfterCrash(SimIo& io, bool power_loss, bool closed
   // After an orderly close nothing is lost, whatever happens to the machine.
   for (SimVolume& volume : volumes_)
     if (problem.empty()) problem = VerifyVolume({store, *slot, power_loss && !closed}, volume);
+  for (const SimVolume& volume : volumes_)
+    if (problem.empty() && store.Info().sealed_tracks != 0) problem = Scrub(store, volume.id);
   if (problem.empty()) problem = VerifyGroups(store, *slot);
   if (problem.empty() && group_begun_ms_ != 0) {
     int64_t of_group = 0;

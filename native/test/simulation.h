@@ -38,6 +38,7 @@ enum class Did {
   kResize,
   kCopy,
   kCheckpoint,
+  kVerify,
   kDelete,
   kRefusedNoSpace,
   kFault,
@@ -87,6 +88,7 @@ class Simulation {
   void EstablishFiber(int operations);
   void CopyFiber();
   void CheckpointFiber(int operations);
+  void VerifyFiber();
   void ChainFiber(int operations);
   void ChurnFiber(int operations);
   void EndFiber();

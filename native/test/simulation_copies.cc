@@ -250,4 +250,21 @@ void Simulation::CheckpointFiber(int operations) {
   }
 }
 
+void Simulation::VerifyFiber() {
+  while (!Idle() && failure_.empty()) {
+    const auto id = static_cast<uint16_t>(0x1000 + rng_() % 5);
+    const uint64_t from = rng_() % 2 == 0 ? 0 : 511;
+    const auto tracks = static_cast<uint32_t>(1 + rng_() % 6);
+    Count(Did::kVerify);
+    Result<VerifyBatchResult> result = store_->VerifyBatch(id, from, tracks);
+    if (result.ok()) {
+      if (std::string problem = MismatchOf(result.value()); !problem.empty())
+        return Fail("live: " + problem);
+    } else if (result.status().code() != Code::kNotFound && !Expected(result.status(), "scrub")) {
+      return;
+    }
+    for (uint64_t pause = 1 + rng_() % 30; pause != 0; --pause) fibers_->Yield();
+  }
+}
+
 }  // namespace flashlun

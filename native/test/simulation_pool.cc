@@ -103,4 +103,22 @@ std::string ReadValue(Store& store, OpSlot& slot, uint16_t id, uint64_t offset, 
   return {};
 }
 
+std::string MismatchOf(const VerifyBatchResult& scrubbed) {
+  if (scrubbed.mismatched.empty()) return {};
+  const VerifyMismatch& first = scrubbed.mismatched.front();
+  return "a seal does not match: volume track " + std::to_string(first.track) +
+         ", physical track " + std::to_string(first.physical);
+}
+
+std::string Scrub(Store& store, uint16_t id) {
+  uint64_t next = 0;
+  for (;;) {
+    Result<VerifyBatchResult> result = store.VerifyBatch(id, next, 8);
+    if (!result.ok()) return "scrub: " + result.status().message();
+    if (std::string problem = MismatchOf(result.value()); !problem.empty()) return problem;
+    if (result.value().done) return {};
+    next = result.value().next_track;
+  }
+}
+
 }  // namespace flashlun

@@ -36,6 +36,10 @@ struct VolumeCheck {
 };
 // Reads every used track and compares. Empty, or what is wrong.
 std::string VerifyVolume(const VolumeCheck& check, const SimVolume& volume);
+// Compares a volume with its seals. Nothing rots in the simulation: a mismatch is a false alarm.
+std::string Scrub(Store& store, uint16_t id);
+// Empty, or the first mismatch.
+std::string MismatchOf(const VerifyBatchResult& scrubbed);
 // One sub-block of a volume.
 std::string ReadValue(Store& store, OpSlot& slot, uint16_t id, uint64_t offset, Value* value);
 

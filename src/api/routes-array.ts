@@ -11,6 +11,7 @@ import {
   NewVolumeBody,
   Nothing,
   ResizeVolumeBody,
+  ScrubBody,
   UsersBody,
   VolumeBody,
   VolumeParams,
@@ -72,6 +73,48 @@ export function addArrayRoutes(app: App, services: ApiServices): void {
 
   addVolumeRoutes(app, services);
   addPoolRoutes(app, services);
+  addScrubRoutes(app, services);
+}
+
+function addScrubRoutes(app: App, { scrubs }: ApiServices): void {
+  const path = '/v1/volumes/:ref/verify';
+  const common = { tags: ['volumes'], params: VolumeParams };
+
+  app.post(
+    path,
+    {
+      schema: {
+        ...common,
+        summary: 'begin to read the whole volume and to compare it with its checksums',
+        response: { 202: ScrubBody, '4xx': ErrorBody },
+      },
+    },
+    async (request, reply) => reply.code(202).send(scrubs.start(request.params.ref)),
+  );
+
+  app.get(
+    path,
+    {
+      schema: {
+        ...common,
+        summary: 'how that goes, or how it went the last time',
+        response: { 200: ScrubBody, '4xx': ErrorBody },
+      },
+    },
+    (request) => scrubs.get(request.params.ref),
+  );
+
+  app.delete(
+    path,
+    {
+      schema: {
+        ...common,
+        summary: 'stop it',
+        response: { 200: ScrubBody, '4xx': ErrorBody },
+      },
+    },
+    (request) => scrubs.stop(request.params.ref),
+  );
 }
 
 function addVolumeRoutes(app: App, { array }: ApiServices): void {

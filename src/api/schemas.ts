@@ -144,6 +144,31 @@ export const PoolParams = strictObject({ name: Ref });
 
 export const VolumeParams = strictObject({ ref: Ref });
 
+export const ScrubBody = Type.Object({
+  volume: Type.String({ examples: ['1203'] }),
+  state: oneOf('running', 'done', 'stopped', 'failed'),
+  startedAt: Time,
+  finishedAt: orNull(Time),
+  totalTracks: Type.Integer({ description: 'of the volume; unmapped ones are passed over' }),
+  nextTrack: Count,
+  verified: Type.Integer({ description: 'tracks that were compared with their checksums' }),
+  sealed: Type.Integer({ description: 'shared tracks that got a checksum' }),
+  readOnly: Type.Integer({ description: 'tracks that could only be read' }),
+  mismatchCount: Count,
+  ioErrorCount: Count,
+  mismatches: Type.Array(
+    Type.Object({
+      track: Count,
+      physicalTrack: Count,
+      fileOffset: Type.Integer({ description: 'in DATA/pool/tracks' }),
+      sharedWith: Type.Array(Type.String()),
+    }),
+    { description: 'the first of them' },
+  ),
+  ioErrors: Type.Array(Type.Object({ track: Count, message: Type.String() })),
+  problem: Type.Optional(Type.String({ description: 'why it failed' })),
+});
+
 export const Pair = strictObject({ source: Ref, target: Ref });
 const Pairs = Type.Array(Pair, { minItems: 1, maxItems: LIMITS.pairsPerEstablish });
 const Options = strictObject({

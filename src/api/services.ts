@@ -5,6 +5,7 @@ import type { StorageArray } from '../array/storage-array.js';
 import type { Logger } from '../base/log.js';
 import type { CopyServices } from '../copyservices/copy-services.js';
 import type { Registration } from '../copyservices/registration.js';
+import type { Scrubs } from '../copyservices/scrubs.js';
 import type { TaskService } from '../copyservices/tasks.js';
 import type { Engine } from '../engine/types.js';
 import type { Auth } from './auth.js';
@@ -13,6 +14,7 @@ export interface ApiServices {
   readonly array: StorageArray;
   readonly pools: Pools;
   readonly copyServices: CopyServices;
+  readonly scrubs: Scrubs;
   readonly tasks: TaskService;
   readonly registration: Registration;
   readonly auth: Auth;

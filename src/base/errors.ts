@@ -50,6 +50,8 @@ export const ERRORS = {
 
   NO_SPACE: { http: 507, exit: 4, message: 'the pool is full' },
   POOL_DAMAGED: { http: 500, exit: 4 },
+  /** Made by `flashlun verify`: the server reports what it found, the command line judges. */
+  VERIFY_FAILED: { http: 500, exit: 4 },
   POOL_POISONED: { http: 503, exit: 4 },
   IO_ERROR: { http: 500, exit: 4 },
   /** The SQLite database is damaged or of a newer version. */

@@ -101,6 +101,10 @@ export const LIMITS = {
   copyRetryMs: 1_000,
   /** Worker threads end after this without work; starting one takes about 50 ms. */
   copyWorkerIdleMs: 10_000,
+  /** Volumes verified at the same time; each keeps a disk busy. */
+  activeScrubs: 2,
+  /** Damaged tracks that a scrub names; it counts all of them. */
+  scrubFindings: 100,
   /** MB/s; slower than one track a second is not a rate but a stop. */
   minCopyRateMb: 0.1,
   /** Demo volumes are thin, so a pool this small works; below it nothing useful fits. */

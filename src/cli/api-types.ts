@@ -8,6 +8,7 @@ import type {
   LssBody,
   PoolBody,
   PoolsBody,
+  ScrubBody,
   TaskBody,
   TaskRunBody,
   TasksBody,
@@ -22,6 +23,7 @@ export type FlashcopyView = Static<typeof FlashcopyBody>;
 export type LssesView = Static<typeof LssBody>;
 export type PoolView = Static<typeof PoolBody>;
 export type PoolsView = Static<typeof PoolsBody>;
+export type ScrubView = Static<typeof ScrubBody>;
 export type TaskView = Static<typeof TaskBody>;
 export type TaskRunView = Static<typeof TaskRunBody>;
 export type TasksView = Static<typeof TasksBody>;

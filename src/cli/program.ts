@@ -7,6 +7,7 @@ import { addInventoryCommands } from './commands/inventory.js';
 import { addPoolCommands } from './commands/pool.js';
 import { addServeCommand } from './commands/serve.js';
 import { addTaskCommands } from './commands/task.js';
+import { addVerifyCommand } from './commands/verify.js';
 import { addAttachCommand, addVolumeCommands } from './commands/volume.js';
 import type { CliContext } from './context.js';
 
@@ -47,6 +48,7 @@ export function buildProgram(context: CliContext): Command {
   addVolumeCommands(program, context);
   addAttachCommand(program, context);
   addFlashcopyCommands(program, context);
+  addVerifyCommand(program, context);
   addTaskCommands(program, context);
   addPoolCommands(program, context);
   addInventoryCommands(program, context);

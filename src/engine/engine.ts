@@ -18,6 +18,7 @@ import type {
   PoolState,
   RelationshipState,
   VolumePlacement,
+  VerifyBatchResult,
   VolumeState,
 } from './types.js';
 
@@ -126,6 +127,10 @@ class NativeEngine implements Engine {
 
   copyBatch(relationshipId: number, firstTrack: number, maxTracks: number): CopyBatchResult {
     return this.#native.copyBatch(this.#handle, relationshipId, firstTrack, maxTracks);
+  }
+
+  verifyBatch(volumeId: number, firstTrack: number, maxTracks: number): VerifyBatchResult {
+    return this.#native.verifyBatch(this.#handle, volumeId, firstTrack, maxTracks);
   }
 
   flush(): Promise<void> {

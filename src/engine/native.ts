@@ -17,6 +17,7 @@ import type {
   PoolReport,
   PoolState,
   RelationshipState,
+  VerifyBatchResult,
   VolumeState,
 } from './types.js';
 
@@ -77,6 +78,12 @@ export interface NativeAddon {
     firstTrack: number,
     maxTracks: number,
   ): CopyBatchResult;
+  verifyBatch(
+    handle: PoolHandle,
+    volumeId: number,
+    firstTrack: number,
+    maxTracks: number,
+  ): VerifyBatchResult;
 
   /** Once per environment, before its first adopt. */
   onClosed(callback: NativeOnClosed): void;

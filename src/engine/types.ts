@@ -122,6 +122,38 @@ export interface CopyBatchResult {
   readonly done: boolean;
 }
 
+/** A track whose content is not what its checksum says. */
+export interface VerifyMismatch {
+  /** Of the volume. */
+  readonly track: number;
+  readonly physicalTrack: number;
+  /** Where it is in the tracks file. */
+  readonly fileOffset: number;
+  /** The other volumes that read it. */
+  readonly sharedWith: readonly number[];
+}
+
+/** A track that the disk does not give. */
+export interface VerifyIoError {
+  readonly track: number;
+  readonly message: string;
+}
+
+export interface VerifyBatchResult {
+  /** Tracks compared with their checksums. */
+  readonly verified: number;
+  /** Shared tracks that got a checksum. */
+  readonly sealed: number;
+  /** Tracks that could only be read: hosts may write them in place. */
+  readonly readOnly: number;
+  readonly readBytes: number;
+  readonly mismatches: readonly VerifyMismatch[];
+  readonly ioErrors: readonly VerifyIoError[];
+  /** `firstTrack` of the next call. */
+  readonly nextTrack: number;
+  readonly done: boolean;
+}
+
 export interface EngineInfo {
   readonly capacityTracks: number;
   readonly usedTracks: number;
@@ -132,6 +164,10 @@ export interface EngineInfo {
   readonly trimmedTracks: number;
   readonly recoveredUnclean: boolean;
   readonly recoveredRecords: number;
+  /** Tracks with a checksum. */
+  readonly sealedTracks: number;
+  /** Tracks found not to match theirs, since the pool was opened. */
+  readonly verifyMismatches: number;
   /** Empty, or why the pool stopped (trap T12). */
   readonly poisoned: string;
   readonly direct: boolean;
@@ -255,6 +291,14 @@ export interface Engine {
    * @throws NativeError NOT_FOUND when withdrawn meanwhile.
    */
   copyBatch(relationshipId: number, firstTrack: number, maxTracks: number): CopyBatchResult;
+
+  /**
+   * Reads tracks of a volume and compares them with their checksums. Blocks the calling thread for
+   * the disk: workers only.
+   *
+   * @throws NativeError NOT_FOUND when deleted meanwhile.
+   */
+  verifyBatch(volumeId: number, firstTrack: number, maxTracks: number): VerifyBatchResult;
 
   flush(): Promise<void>;
   info(): EngineInfo;

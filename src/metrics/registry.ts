@@ -10,6 +10,7 @@ import { collectDefaultMetrics, type Metric, Registry } from 'prom-client';
 import type { PoolView } from '../array/pools.js';
 import { formatVolumeId } from '../base/ids.js';
 import type { CopyServicesCounters } from '../copyservices/copy-services.js';
+import type { ScrubCounters } from '../copyservices/scrubs.js';
 import {
   type Engine,
   type EngineInfo,
@@ -27,6 +28,7 @@ export interface MetricsSources {
     readonly activeCount: number;
     readonly queuedCount: number;
   };
+  readonly scrubs: { readonly counters: ScrubCounters; readonly activeCount: number };
   readonly version: string;
 }
 
@@ -83,6 +85,7 @@ export function createMetrics(sources: MetricsSources): {
     ...POOL_FAMILIES,
     ...volumeFamilies(),
     ...flashcopyFamilies(sources),
+    ...verifyFamilies(sources),
   ];
   for (const family of families) registry.registerMetric(asMetric(family, () => snapshot));
   return {
@@ -220,6 +223,27 @@ function flashcopyFamilies({ copyServices, backgroundCopy }: MetricsSources): Fa
     }),
     single('counter', 'flashcopy_refused_total', 'Establishes refused by a rule', () => {
       return copyServices.counters.refused;
+    }),
+  ];
+}
+
+function verifyFamilies({ scrubs }: MetricsSources): Family[] {
+  return [
+    single('gauge', 'verify_active', 'Volumes being verified now', () => scrubs.activeCount),
+    single('gauge', 'verify_sealed_tracks', 'Shared tracks that have a checksum', ({ info }) => {
+      return info.sealedTracks;
+    }),
+    single('counter', 'verify_mismatches_total', 'Tracks that did not match theirs', (s) => {
+      return s.info.verifyMismatches;
+    }),
+    single('counter', 'verify_verified_tracks_total', 'Tracks compared with theirs', () => {
+      return scrubs.counters.verifiedTracks;
+    }),
+    single('counter', 'verify_read_bytes_total', 'Bytes read to verify volumes', () => {
+      return scrubs.counters.readBytes;
+    }),
+    single('counter', 'verify_io_errors_total', 'Tracks that could not be read', () => {
+      return scrubs.counters.ioErrors;
     }),
   ];
 }

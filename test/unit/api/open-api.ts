@@ -27,7 +27,7 @@ export type TestApi = Awaited<ReturnType<typeof openTestApi>>;
 /** Volumes 1203, 1204, 1303, 1304 of 1 MiB, users admin and monitor with password `secret`. */
 export async function openTestApi(scope: Scope) {
   const services = await openTestCopyServices(scope);
-  const { engine, array, pools, copyServices, backgroundCopy } = services;
+  const { engine, array, pools, copyServices, backgroundCopy, scrubs } = services;
   const db = await openTestDatabase(scope);
   const auth = new Auth({
     users: new UserRepository(db),
@@ -43,7 +43,14 @@ export async function openTestApi(scope: Scope) {
     tasks: new TaskService(new TaskRepository(db, 10), array, copyServices, QUIET),
     registration: new Registration(new CounterRepository(db)),
     auth,
-    metrics: createMetrics({ engine, pools, copyServices, backgroundCopy, version: '1.2.3' }),
+    metrics: createMetrics({
+      engine,
+      pools,
+      copyServices,
+      backgroundCopy,
+      scrubs,
+      version: '1.2.3',
+    }),
     nbdAddresses: () => ({ tcp: '127.0.0.1:10809', unix: null }),
     notReady: () => state.obstacle,
     version: '1.2.3',

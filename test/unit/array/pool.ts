@@ -5,6 +5,7 @@ import { Pools } from '../../../src/array/pools.js';
 import { StorageArray } from '../../../src/array/storage-array.js';
 import { BackgroundCopy } from '../../../src/copyservices/background-copy.js';
 import { CopyServices } from '../../../src/copyservices/copy-services.js';
+import { Scrubs } from '../../../src/copyservices/scrubs.js';
 import { openEngine } from '../../../src/engine/index.js';
 import type { Engine } from '../../../src/engine/types.js';
 import type { Scope } from '../../helpers/cleanup.js';
@@ -12,6 +13,7 @@ import { QUIET } from '../metadata/open.js';
 
 /** Workers run compiled code; `npm test` builds it first. */
 const WORKER = new URL('../../../dist/workers/background-copy.js', import.meta.url);
+const VERIFY_WORKER = new URL('../../../dist/workers/verify.js', import.meta.url);
 
 export interface TestArray {
   readonly engine: Engine;
@@ -34,6 +36,7 @@ export async function openTestArray(scope: Scope, capacityBytes = 2 ** 30): Prom
 export interface TestCopyServices extends TestArray {
   readonly backgroundCopy: BackgroundCopy;
   readonly copyServices: CopyServices;
+  readonly scrubs: Scrubs;
 }
 
 /** The same with volumes 1203, 1204, 1303, 1304 of 1 MiB, and Copy Services. */
@@ -55,5 +58,13 @@ export async function openTestCopyServices(
   });
   scope.defer('stop background copies', () => backgroundCopy.close());
   const copyServices = new CopyServices({ ...base, backgroundCopy, log: QUIET });
-  return { ...base, backgroundCopy, copyServices };
+  const scrubs = new Scrubs({
+    array: base.array,
+    poolDir: base.poolDir,
+    workerFile: VERIFY_WORKER,
+    bytesPerSecond: undefined,
+    log: QUIET,
+  });
+  scope.defer('stop scrubs', () => scrubs.close());
+  return { ...base, backgroundCopy, copyServices, scrubs };
 }

@@ -4,7 +4,7 @@
  * First writes and overwrites touch every track of the LUN once, in an order that jumps, one write
  * a track, at 4 and at 64 KiB; pools in memory, so that CPU and not a disk is measured. Flush-heavy
  * and reads run on the real disk: flushes beside pwrite and fdatasync in slices of 0.1 s in turn,
- * because a disk may answer in 0.1 ms for a while and then in 4 ms (a limit on its operations);
+ * because the disk here was seen to answer in 0.1 ms for a while and then in 4 ms;
  * reads from the page cache, from the disk, and of a LUN whose tracks random first writes moved.
  */
 

@@ -13,8 +13,8 @@
 // cores, medians of 12 alternating rounds (IOPS, microseconds of our CPU per request):
 //   read    ring 24,500, 6.4    threads 26,200, 14.3     as fast, at less than half the CPU
 //   write   ring 10,500, 12.2   threads 19,500, 25.0     half as fast
-// ext4 may not wait for its journal inside a submission (each tick changes the file's time), so the
-// kernel hands most writes to workers of its own.
+// Probably because ext4 may not wait for its journal inside a submission, so that the kernel hands
+// most writes to workers of its own; that was not traced.
 //
 // Only for files of the operating system (ThreadFile). Thread safety: Submit from any thread.
 #pragma once

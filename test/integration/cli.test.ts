@@ -80,7 +80,7 @@ describe('volumes', () => {
       expect(volume).toMatchObject({ id: '1400', lss: '14', sizeBytes: 104_857_600 });
     }
     expect(await flashlun('volume show scratch')).toMatch(
-      /^id {7}1400\nserial {3}40013698\nLSS {6}14\nname {5}scratch\nsize {5}100\.0 MiB \(/,
+      /^id +1400\nserial +40013698\nLSS +14\nname +scratch\nsize +100\.0 MiB \(/,
     );
     expect(await flashlun('volume delete scratch')).toBe('Deleted volume scratch.\n');
     expect(await refused('volume show 1400', 6)).toMatch(/1400/);

@@ -29,7 +29,7 @@ Allocator::Allocator(uint64_t capacity_tracks) {
 }
 
 Allocator::~Allocator() {
-  for (auto& table : tables_) delete[] table.load();
+  for (auto& table : tables_) std::free(table.load());
 }
 
 void Allocator::MakeTable(uint32_t area) {

@@ -178,7 +178,9 @@ void FaultRun::CopyServices() {
 
 void FaultRun::LastChanges() {
   CopyAgain(false);
-  Write(2, 1, 0, 2, Path::kElsewhere);
+  // Volume 0, which the resync has just shared. Not volume 2: its copy has ended, and whether its
+  // tracks are its own again depends on whether the drops have been applied yet.
+  Write(0, 1, 0, 2, Path::kElsewhere);
   Checkpoint();
   CopyAgain(true);
   if (Ok(store_->CreateVolume(kShortLived, kVolumeTracks * kTrackBytes, "short"), "create"))

@@ -33,9 +33,11 @@ Allocator::~Allocator() {
 }
 
 void Allocator::MakeTable(uint32_t area) {
-  if (tables_[area].load() == nullptr)
-    tables_[area].store(
-        new std::atomic<Chunk*>[kChunksPerArea] {}, std::memory_order_release);
+  if (tables_[area].load() != nullptr) return;
+  // calloc: the pages that are never used cost nothing.
+  void* table = std::calloc(kChunksPerArea, sizeof(std::atomic<Chunk*>));
+  FL_CHECK(table != nullptr);
+  tables_[area].store(static_cast<std::atomic<Chunk*>*>(table), std::memory_order_release);
 }
 
 uint64_t Allocator::used() const {

@@ -29,6 +29,7 @@ enum class Mutation {
   kCheckpointInexact,   // T9: a checkpoint's trees are of another moment than its LSN
   kJournalOverrun,      // T11: the journal takes back what the previous checkpoint still needs
   kRecoverOverJournal,  // T11, at the end of a recovery
+  kJournalGap,          // a session begins behind a checkpoint that the journal does not lead to
   kCopyWithoutLock,     // T24: the background copy publishes whatever happened meanwhile
   kFlushTooEarly,       // a flush (and FUA) is answered before the commit
   kTrimNotRecorded,     // a trim changes the map and leaves no record

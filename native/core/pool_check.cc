@@ -200,7 +200,7 @@ class PoolChecker {
     attempt.status = store.LoadCheckpoint(ref);
     attempt.loaded = attempt.status.ok();
     if (!attempt.loaded) return attempt;
-    attempt.status = store.ReplayRecords(superblock_.current.lsn);
+    attempt.status = store.ReplayRecords();
     store.map_->set_replaying(false);
     return attempt;
   }

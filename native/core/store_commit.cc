@@ -421,9 +421,10 @@ void StoreImpl::CheckpointLoop() {
   }
 }
 
-// A checkpoint must not be ahead of the journal: after a power loss the next session's records
+// A checkpoint should not be ahead of the journal: after a power loss the next session's records
 // begin behind it, and a fallback to the checkpoint before would find a gap. Unless the commit
-// itself waits for this checkpoint's journal room.
+// itself waits for this checkpoint's journal room: then the superblock's reach_lsn says so, and an
+// open closes the gap before anything else (CommitRecovered).
 void StoreImpl::WaitUntilDurable(uint64_t lsn) {
   auto lock = state_.Acquire();
   while (commit_task_ && durable_lsn_ < lsn && poisoned_.empty() && !waiting_for_room_ &&
@@ -463,6 +464,10 @@ Status StoreImpl::CheckpointOnce(bool clean) {
   next.current = ref;
   next.clean = clean;
   ++next.generation;
+  {
+    auto lock = state_.Acquire();
+    next.reach_lsn = durable_lsn_;
+  }
   // Whatever the reason, a superblock that was written in part may name the new tree: nothing may
   // be put into its pages any more.
   if (Status status = WriteSuperblock(*checkpoint_file_, next); !status.ok())

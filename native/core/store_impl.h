@@ -129,7 +129,7 @@ class StoreImpl {
   Status OpenAreas();
   Status CheckTracksSize(const AreaSpec& area);
   void RestoreClaims();
-  Status ReplayRecords(uint64_t reach);
+  Status ReplayRecords();
   Status ReplayJournal();
   Status ReplayKillRing();
   Status ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length);
@@ -344,6 +344,8 @@ class StoreImpl {
   RecordBatch pending_;
   RecordBatch spare_;         // keeps its buffer between commits
   JournalPosition position_;  // behind the last durable group
+  // Found at open: the journal does not lead from the previous checkpoint to the current one.
+  bool journal_gap_ = false;
   FlushWaiter* waiters_ = nullptr;
   FlushWaiter** waiters_end_ = &waiters_;
   bool commit_running_ = false;

@@ -157,9 +157,8 @@ Status StoreImpl::Recover() {
   ring_ = std::make_unique<KillRing>(std::move(memory.value()));
   journal_ =
       std::make_unique<Journal>(*meta_, kJournalOffset, superblock_.journal_blocks, pool_uuid_);
-  const uint64_t reach = superblock_.current.lsn;
   if (Status status = LoadMap(); !status.ok()) return status;
-  if (Status status = ReplayRecords(reach); !status.ok()) return status;
+  if (Status status = ReplayRecords(); !status.ok()) return status;
   if (Status status = OpenAreas(); !status.ok()) return status;
   map_->set_replaying(false);
   if (std::string problem = map_->RebuildCounts(VolumePointers()); !problem.empty())
@@ -256,13 +255,13 @@ Status StoreImpl::LoadMap() {
                                    "restore the pool directory from a backup");
 }
 
-// Journal and kill ring. `reach`: the LSN of the current checkpoint. From the one before it, the
-// journal leads there; one that ends earlier has lost groups that were durable.
-Status StoreImpl::ReplayRecords(uint64_t reach) {
+// Journal and kill ring. A journal that ends before the superblock's reach has lost groups that
+// were durable: from the current checkpoint on nobody notices, from the previous one it matters.
+Status StoreImpl::ReplayRecords() {
   if (Status status = ReplayJournal(); !status.ok()) return status;
   durable_lsn_ = last_lsn_;
   if (Status status = ReplayKillRing(); !status.ok()) return status;
-  if (last_lsn_ >= reach) return Status::Ok();
+  if (last_lsn_ >= superblock_.reach_lsn) return Status::Ok();
   return Status(Code::kCorrupt,
                 meta_->path() +
                     ": damaged: the journal ends before the current checkpoint, which "
@@ -271,9 +270,11 @@ Status StoreImpl::ReplayRecords(uint64_t reach) {
 }
 
 Status StoreImpl::ReplayJournal() {
+  uint64_t seen = 0;
   Result<JournalPosition> end =
       journal_->Replay(superblock_.current.replay, superblock_.open_epoch,
-                       [this](uint64_t lsn, const uint8_t* record, size_t length) {
+                       [this, &seen](uint64_t lsn, const uint8_t* record, size_t length) {
+                         seen = lsn;
                          if (lsn <= last_lsn_) return Status::Ok();  // the checkpoint has it
                          if (lsn != last_lsn_ + 1)
                            return Contradiction(options_.dir, "a gap between journal records");
@@ -281,6 +282,7 @@ Status StoreImpl::ReplayJournal() {
                        });
   if (!end.ok()) return end.TakeStatus();
   position_ = end.value();
+  journal_gap_ = superblock_.current.lsn > std::max(superblock_.reach_lsn, seen);
   return Status::Ok();
 }
 
@@ -455,16 +457,21 @@ Status StoreImpl::BeginSession() {
 
 // What came from the kill ring becomes durable. OpenAreas flushed the tracks, so its data is (T3).
 Status StoreImpl::CommitRecovered() {
-  if (pending_.empty()) return Status::Ok();
-  if (!JournalHasRoom(Journal::BlocksFor(pending_)) && !Mutated(Mutation::kRecoverOverJournal)) {
-    // The group would go over blocks that the current or the previous checkpoint still needs, and a
-    // second death would find neither. Two checkpoints of this state need no journal at all.
+  const bool full = !pending_.empty() && !JournalHasRoom(Journal::BlocksFor(pending_)) &&
+                    !Mutated(Mutation::kRecoverOverJournal);
+  if (full || (journal_gap_ && !Mutated(Mutation::kJournalGap))) {
+    // Full: the group would go over blocks that the current or the previous checkpoint still needs,
+    // and a second death would find neither. Gap: the group would continue what the previous
+    // checkpoint does not lead to, and tracks that only that one refers to would be written again
+    // while an open can still fall back to it. Two checkpoints of this state need no journal at
+    // all; until both are there, nothing is overwritten.
     pending_.Clear();
     Status status = CheckpointOnce(false);
     if (status.ok()) status = CheckpointOnce(false);
     durable_lsn_ = last_lsn_;
     return status;
   }
+  if (pending_.empty()) return Status::Ok();
   Result<JournalPosition> position = journal_->WriteGroup(position_, open_epoch_, pending_);
   if (!position.ok()) return position.TakeStatus();
   position_ = position.value();

@@ -44,6 +44,7 @@ struct DiskSuperblock {
   DiskCheckpoint previous;
   uint64_t incompat_features;
   uint64_t ro_compat_features;
+  uint64_t reach_lsn;
 };
 static_assert(sizeof(DiskSuperblock) <= kBlockBytes);
 static_assert(kSuperblockOffsets[kSuperblockCopies - 1] + kBlockBytes <= kJournalOffset);
@@ -95,6 +96,7 @@ void Encode(const Superblock& superblock, uint32_t copy, uint8_t* block) {
   disk.previous = ToDisk(superblock.previous);
   disk.incompat_features = superblock.incompat_features;
   disk.ro_compat_features = superblock.ro_compat_features;
+  disk.reach_lsn = superblock.reach_lsn;
   std::memset(block, 0, kBlockBytes);
   std::memcpy(block, &disk, sizeof disk);
   const uint32_t crc = BlockCrc(block);
@@ -114,6 +116,7 @@ Superblock Decode(const DiskSuperblock& disk) {
   superblock.previous = FromDisk(disk.previous);
   superblock.incompat_features = disk.incompat_features;
   superblock.ro_compat_features = disk.ro_compat_features;
+  superblock.reach_lsn = disk.reach_lsn;
   return superblock;
 }
 

@@ -42,6 +42,9 @@ struct Superblock {
       false;  // closed in order: the journal and the kill ring hold nothing beyond the checkpoint
   CheckpointRef current;
   CheckpointRef previous;
+  // The LSN to which the previous checkpoint and the journal lead, at least. Below current.lsn only
+  // while the commit waits for that checkpoint's journal room: nobody was told of what is between.
+  uint64_t reach_lsn = 0;
   // What a reader must know to read the pool (incompat) or to write to it (ro_compat). None so far.
   uint64_t incompat_features = 0;
   uint64_t ro_compat_features = 0;

@@ -45,6 +45,7 @@ constexpr Rule kRules[] = {
     {kCheckpointInexact, Watch::kSimulation, "checkpoint not of one LSN (T9)"},
     {kJournalOverrun, Watch::kSimulation, "journal over the previous checkpoint's blocks (T11)"},
     {kRecoverOverJournal, Watch::kSimulation, "recovery over a full journal (T11)"},
+    {kJournalGap, Watch::kSimulation, "session behind a checkpoint ahead of the journal (T11)"},
     {kCopyWithoutLock, Watch::kSimulation, "background copy publishes without comparing (T24)"},
     {kFlushTooEarly, Watch::kSimulation, "flush, FUA answered before the commit (T29)"},
     {kTrimNotRecorded, Watch::kSimulation, "trim leaves no record"},

@@ -202,33 +202,88 @@ TEST_CASE_FIXTURE(PoolFixture, "one pool, one opener") {
   CHECK(status.message().find("another flashlun server") != std::string::npos);
 }
 
-TEST_CASE_FIXTURE(PoolFixture, "killed with a full journal, and again right after the recovery") {
-  options().journal_blocks = 16;
-  options().kill_ring_bytes = 16384;
-  options().autocommit_ms = 600000;
-  Open();
-  Volume a = Create(kA, 512);
-  io().Hold(options().journal_blocks);
+// A pool that was killed when its journal was full: some tracks are flushed (`j`), the records of
+// 140 more (`r`) are only in the kill ring. Returns how many tracks are written.
+uint64_t KillWithFullJournal(PoolFixture& killed) {
+  PoolFixture pool;
+  pool.options().journal_blocks = 16;
+  pool.options().kill_ring_bytes = 16384;
+  pool.options().autocommit_ms = 600000;
+  pool.Open();
+  Volume a = pool.Create(kA, 512);
+  pool.io().Hold(pool.options().journal_blocks);
   // Each flush is one journal group of one block; the checkpoint that would make room is held.
   uint64_t track = 0;
-  while (store().Info().commits < 15) {
-    Fill(a, track++ * kTrackBytes, 512, 'j');
-    REQUIRE(store().Flush().ok());
+  while (pool.store().Info().commits < 15) {
+    pool.Fill(a, track++ * kTrackBytes, 512, 'j');
+    REQUIRE(pool.store().Flush().ok());
   }
   // More records than the last two blocks take, but not enough to throttle.
-  for (int i = 0; i < 140; ++i) Fill(a, track++ * kTrackBytes, 512, 'r');
-  PoolFixture killed;
-  CopyPoolTo(killed);
-  io().Release();
-  killed.Open();
+  for (int i = 0; i < 140; ++i) pool.Fill(a, track++ * kTrackBytes, 512, 'r');
+  pool.CopyPoolTo(killed);
+  pool.io().Release();
+  return track;
+}
+
+void CheckTracks(PoolFixture& pool, uint64_t tracks, char last) {
+  Volume copy = pool.store().Attach(kA).value();
+  for (uint64_t i = 0; i < tracks; ++i)
+    CHECK(pool.Holds(copy, i * kTrackBytes, 512, i < tracks - 140 ? 'j' : last));
+}
+
+// One bit of the manifest of the current checkpoint.
+void DamageCurrent(PoolFixture& pool) {
+  const std::unique_ptr<Io> io = MakeThreadIo();
+  const Superblock superblock =
+      ReadSuperblock(*io->OpenFile(pool.PathOf("meta"), {}).value()).value();
+  pool.FlipBit("meta", PagesOffset(superblock.journal_blocks) +
+                           superblock.current.manifest_page * kPageBytes);
+}
+
+TEST_CASE_FIXTURE(PoolFixture, "killed with a full journal, and again right after the recovery") {
+  const uint64_t tracks = KillWithFullJournal(*this);
+  Open();
   PoolFixture again;
-  killed.CopyPoolTo(again);
+  CopyPoolTo(again);
   again.Open();
-  for (PoolFixture* pool : {&killed, &again}) {
-    Volume copy = pool->store().Attach(kA).value();
-    for (uint64_t i = 0; i < track; ++i)
-      CHECK(pool->Holds(copy, i * kTrackBytes, 512, i < track - 140 ? 'j' : 'r'));
+  CheckTracks(*this, tracks, 'r');
+  CheckTracks(again, tracks, 'r');
+}
+
+// A recovery with a full journal makes two checkpoints. After a death between them the current one
+// is ahead of the journal, and the one before it leads only to what was flushed.
+TEST_CASE_FIXTURE(PoolFixture, "a checkpoint that is ahead of the journal may be damaged") {
+  const uint64_t tracks = KillWithFullJournal(*this);
+  io().FailPagesAfter(2, options().journal_blocks);
+  CHECK(TryOpen().code() == Code::kIo);
+  std::filesystem::remove(PathOf("ring"));  // and then the power fails
+
+  PoolFixture damaged;
+  CopyPoolTo(damaged);
+  DamageCurrent(damaged);
+  damaged.Open();
+  CHECK(damaged.store().Info().used_previous_checkpoint);
+  CheckTracks(damaged, tracks, 0);
+
+  // Not damaged: the next session makes both checkpoints good before it writes anything.
+  PoolFixture whole;
+  CopyPoolTo(whole);
+  whole.Open();
+  CheckTracks(whole, tracks, 'r');
+  {
+    Volume a = whole.store().Attach(kA).value();
+    whole.Fill(a, tracks * kTrackBytes, 512, 'n');
+    REQUIRE(whole.store().Flush().ok());
   }
+  PoolFixture later;
+  whole.CopyPoolTo(later);
+  std::filesystem::remove(later.PathOf("ring"));
+  DamageCurrent(later);
+  later.Open();
+  CHECK(later.store().Info().used_previous_checkpoint);
+  CheckTracks(later, tracks, 'r');
+  Volume a = later.store().Attach(kA).value();
+  CHECK(later.Holds(a, tracks * kTrackBytes, 512, 'n'));
 }
 
 TEST_CASE_FIXTURE(PoolFixture,

@@ -214,6 +214,7 @@ class StoreImpl {
   void WakeSpaceTask(uint32_t area);  // state lock held
   void SpaceLoop();
   bool GrowOnce(Monitor::Lock& lock, uint32_t area);
+  Status AllocateRun(Monitor::Lock& lock, const TrackRun& run);
   bool TrimOnce(Monitor::Lock& lock);
   void StopSpaceTask();
 
@@ -232,6 +233,8 @@ class StoreImpl {
   uint64_t AppendRecord(const void* record, size_t length);  // state lock held
   void CommitLoop();
   bool CommitNeeded() const;
+  bool QueueFlush(FlushWaiter* waiter, Status* answer);  // state lock held
+  void AwaitCommit(Monitor::Lock& lock);
   void CommitOnce(Monitor::Lock& lock);
   Status WriteCommit(RecordBatch& batch, JournalPosition* position);
   Status WaitForJournalRoom(uint64_t blocks);
@@ -348,7 +351,10 @@ class StoreImpl {
   bool journal_gap_ = false;
   FlushWaiter* waiters_ = nullptr;
   FlushWaiter** waiters_end_ = &waiters_;
+  // A commit is made by the commit task or by a thread that flushes, one at a time. None while the
+  // commit task reclaims, which is the other half of what a commit begins (pairs_settled_).
   bool commit_running_ = false;
+  bool reclaiming_ = false;
   bool commit_requested_ = false;
   bool stopping_ = false;             // the commit task ends
   bool commit_ended_ = false;         // it has: nothing new becomes durable

@@ -35,6 +35,12 @@ class ExclusiveTrack {
       : locks_(locks), key_(TrackLocks::Key(volume.id, track)) {
     locks_.LockExclusive(key_);
   }
+  // Takes over the caller's pin. What was found under it has to be looked up again.
+  ExclusiveTrack(TrackLocks& locks, uint64_t pinned_key) : locks_(locks), key_(pinned_key) {
+    if (locks_.TryUpgrade(key_)) return;
+    locks_.Unpin(key_);
+    locks_.LockExclusive(key_);
+  }
   ~ExclusiveTrack() { locks_.UnlockExclusive(key_); }
   ExclusiveTrack(const ExclusiveTrack&) = delete;
   ExclusiveTrack& operator=(const ExclusiveTrack&) = delete;
@@ -276,10 +282,11 @@ Status StoreImpl::WritePiece(VolumeState& volume, uint64_t track, uint32_t withi
     track_locks_.Unpin(key);
     return status;
   }
-  track_locks_.Unpin(key);
-  if (Mutated(Mutation::kMergeWithoutLock) && (within | len) % kSubBytes != 0)
+  if (Mutated(Mutation::kMergeWithoutLock) && (within | len) % kSubBytes != 0) {
+    track_locks_.Unpin(key);
     return WriteDecided(volume, track, map_->Find(volume, track), within, data, len, ticket);
-  const ExclusiveTrack exclusive(track_locks_, volume, track);
+  }
+  const ExclusiveTrack exclusive(track_locks_, key);
   return WriteDecided(volume, track, map_->Find(volume, track), within, data, len, ticket);
 }
 

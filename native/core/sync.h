@@ -42,14 +42,17 @@ class Condition {
     lock.lock();
   }
 
-  void WaitFor(Lock& lock, std::chrono::milliseconds limit) {
+  // Returns how long it took. Virtual time: always `limit`.
+  std::chrono::steady_clock::duration WaitFor(Lock& lock, std::chrono::milliseconds limit) {
     if (t_fibers == nullptr) {
+      const auto begin = std::chrono::steady_clock::now();
       condition_.wait_for(lock, limit);
-      return;
+      return std::chrono::steady_clock::now() - begin;
     }
     lock.unlock();
     t_fibers->BlockOrTimeout(this);
     lock.lock();
+    return limit;
   }
 
   // Enough where every waiter waits for the same thing.

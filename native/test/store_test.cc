@@ -228,7 +228,8 @@ uint64_t KillWithFullJournal(PoolFixture& killed) {
 void CheckTracks(PoolFixture& pool, uint64_t tracks, char last) {
   Volume copy = pool.store().Attach(kA).value();
   for (uint64_t i = 0; i < tracks; ++i)
-    CHECK(pool.Holds(copy, i * kTrackBytes, 512, i < tracks - 140 ? 'j' : last));
+    CHECK_MESSAGE(pool.Holds(copy, i * kTrackBytes, 512, i < tracks - 140 ? 'j' : last), "track ",
+                  i, " of ", tracks);
 }
 
 // One bit of the manifest of the current checkpoint.

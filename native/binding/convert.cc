@@ -191,6 +191,7 @@ Napi::Value ToJs(Napi::Env env, const StoreInfo& store) {
       .Count("checkpoints", store.checkpoints)
       .Count("flushes", store.flushes)
       .Count("trimmedTracks", store.trimmed_tracks)
+      .Count("writeOutWaits", store.write_out_waits)
       .Flag("recoveredUnclean", store.recovered_unclean)
       .Count("recoveredRecords", store.recovered_records)
       .Count("sealedTracks", store.sealed_tracks)

@@ -146,6 +146,7 @@ StoreInfo StoreImpl::Info() {
   info.durable_lsn = durable_lsn_;
   info.poisoned = poisoned_;
   info.direct = options_.direct;
+  if (write_out_) info.write_out_waits = write_out_->waits();
   if (queue_) {
     info.io_backend = queue_->name();
     info.io_note = queue_->note();

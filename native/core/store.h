@@ -40,6 +40,9 @@ struct StoreOptions {
   // Write-out to the disk begins each time so much more has been written (a power of two; 0: it is
   // left to flushes and to the kernel). Not with `direct`.
   uint64_t write_out_bytes = uint64_t{8} << 20;
+  // Writers wait when they are so much ahead of the write-out: at 1 GiB, about a second of a disk's
+  // time is the most that a FLUSH finds left to do, instead of all of the page cache.
+  uint64_t write_out_limit_bytes = uint64_t{1} << 30;
   uint32_t autocommit_ms = 1000;  // un-flushed records become durable at the latest after this
 };
 
@@ -142,7 +145,8 @@ struct StoreInfo {
   uint64_t commits = 0;          // journal groups made durable
   uint64_t checkpoints = 0;
   uint64_t flushes = 0;
-  uint64_t trimmed_tracks = 0;  // given back to the disk
+  uint64_t trimmed_tracks = 0;   // given back to the disk
+  uint64_t write_out_waits = 0;  // writes that waited for the write-out
   uint64_t last_lsn = 0, durable_lsn = 0;
   bool recovered_unclean = false;         // the last session did not close the pool
   bool used_previous_checkpoint = false;  // the current one was damaged

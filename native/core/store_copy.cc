@@ -489,6 +489,7 @@ Result<CopyBatchResult> StoreImpl::CopyBatch(uint64_t relationship_id, uint64_t 
   // were taken by hosts.
   for (uint32_t step = 0; step < max_tracks; ++step) {
     if (is_poisoned_.load()) return PoisonedStatus();
+    Pace();
     std::shared_ptr<VolumeState> target;
     {
       auto lock = state_.Acquire();

@@ -185,6 +185,10 @@ class StoreImpl {
   // These two, and the queue (store_async.cc), transfer the bytes of tracks; nothing else does.
   Status ReadTrack(uint64_t track, uint32_t within, void* buf, size_t len, ReadMode mode);
   Status WriteTrack(uint64_t track, uint32_t within, const void* data, size_t len);
+  // Before a write, outside every epoch: waits while writers are too far ahead of the disk.
+  void Pace() {
+    if (write_out_) write_out_->Pace();
+  }
   // Whether such a write may go to the file without its surroundings.
   bool InPlace(uint32_t within, size_t len) const {
     return !options_.direct || (within | len) % kSubBytes == 0;

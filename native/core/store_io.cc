@@ -140,6 +140,7 @@ Status StoreImpl::Write(OpSlot& slot, VolumeState& volume, uint64_t offset, cons
 Status StoreImpl::WriteOne(OpSlot& slot, VolumeState& volume, uint64_t offset, const uint8_t* data,
                            size_t len, SpaceTicket* ticket) {
   const auto within = static_cast<uint32_t>(offset % kTrackBytes);
+  Pace();
   for (bool reserved = false;; reserved = true) {
     Enter(slot, volume, true);
     Throttle();
@@ -157,6 +158,7 @@ Status StoreImpl::WriteOne(OpSlot& slot, VolumeState& volume, uint64_t offset, c
 Status StoreImpl::WriteMany(OpSlot& slot, VolumeState& volume, uint64_t offset, const uint8_t* data,
                             size_t len, SpaceTicket* ticket) {
   Status status;
+  Pace();
   Enter(slot, volume, true);
   const bool in_place = WriteAllInPlace(volume, offset, data, len, &status);
   Leave(slot);

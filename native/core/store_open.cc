@@ -57,7 +57,8 @@ Status StoreImpl::Open() {
   if (Status status = BeginSession(); !status.ok()) return status;
   if (!options_.direct && options_.write_out_bytes != 0)
     write_out_ = std::make_unique<WriteOut>(
-        io_, [this] { areas_.StartWriteOut(); }, options_.write_out_bytes);
+        io_, [this] { areas_.StartWriteOut(); }, options_.write_out_bytes,
+        options_.write_out_limit_bytes);
   opened_ = true;
   commit_task_ = io_.Spawn("fl-commit", [this] { CommitLoop(); });
   checkpoint_task_ = io_.Spawn("fl-checkpoint", [this] { CheckpointLoop(); });

@@ -162,6 +162,8 @@ export interface EngineInfo {
   readonly flushes: number;
   /** Given back to the disk. */
   readonly trimmedTracks: number;
+  /** Writes that waited because the page cache was 1 GiB ahead of the disk. */
+  readonly writeOutWaits: number;
   readonly recoveredUnclean: boolean;
   readonly recoveredRecords: number;
   /** Tracks with a checksum. */

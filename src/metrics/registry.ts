@@ -143,6 +143,12 @@ const POOL_FAMILIES: readonly Family[] = [
   perPool('level', 'How full it is: 0 ok, 1 warning, 2 critical', (pool) => {
     return ['ok', 'warning', 'critical'].indexOf(pool.level);
   }),
+  single(
+    'counter',
+    'pool_write_out_waits_total',
+    'Writes that waited because the page cache was 1 GiB ahead of the disk',
+    ({ info }) => info.writeOutWaits,
+  ),
   single('counter', 'pool_trimmed_bytes_total', 'Free space given back to the disk', ({ info }) => {
     return info.trimmedTracks * TRACK_BYTES;
   }),

@@ -10,8 +10,8 @@
 // payload. A client that dies halfway leaves part of a write it was never told about, which the
 // protocol allows.
 //
-// Memory is bounded: two buffers, the in-flight table, and kMaxBufferedBytes of payload buffers
-// (one larger read alone).
+// Memory is bounded: two buffers, the in-flight table, kOwnBufferedBytes of payload buffers, and
+// more (up to kMaxBufferedBytes, or one larger read alone) from what all connections share.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,8 @@
 #include "nbd/in_flight.h"
 #include "nbd/reply.h"
 #include "nbd/request.h"
+#include "nbd/shares.h"
+#include "nbd/throttle.h"
 
 namespace flashlun::nbd {
 
@@ -47,8 +49,8 @@ struct ConnectionOptions {
 class Connection {
  public:
   // slot belongs to the connection's thread while Run runs. @throws std::system_error no descriptor
-  // for waking.
-  Connection(Store& store, OpSlot& slot, ConnectionOptions options);
+  // for waking. shares outlive the connection.
+  Connection(Store& store, OpSlot& slot, Shares& shares, ConnectionOptions options);
   // Serves until the client leaves, breaks the protocol, or Stop. Every request that was begun is
   // finished before it returns; the socket is closed and the volume detached. Call once.
   CloseReport Run();
@@ -60,6 +62,8 @@ class Connection {
   bool ServeBuffered();
   bool MayGoOn();
   bool Serve(const Request& request);
+  bool AwaitTurn(const Request& request);
+  bool StandInLine(uint64_t bytes);
   bool Refuse(const Request& request, const Verdict& verdict);
   bool ReceiveMore();
   bool End(CloseReason reason, std::string detail);
@@ -69,6 +73,8 @@ class Connection {
   void LookForMore();
   bool ReadInline(const Request& request, uint32_t* position, ReadMode mode);
   void ReadSlowly(const Request& request, uint32_t position);
+  void ReadWithoutBuffer(const Request& request, uint32_t position);
+  bool StreamPieces(const Request& request, bool send);
   void StartPiece(Pending* pending, uint32_t position);
   void AnswerPiece(Pending* pending);
   uint32_t PieceBytes(const Request& request, uint32_t position) const;
@@ -97,6 +103,7 @@ class Connection {
   const bool structured_;
   Channel channel_;
   InFlight in_flight_;
+  Turnstile turnstile_;
   int deep_credit_ = 0;           // requests that are taken for one of many, see Alone
   uint64_t unchecked_bytes_ = 0;  // of ranges, since the client was last looked at
   CloseReport report_;

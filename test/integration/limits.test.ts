@@ -45,7 +45,7 @@ async function timeReads(peer: NbdPeer, count: number): Promise<number> {
 
 // Connections -------------------------------------------------------------------------------------
 
-test('connections of a LUN, of a client, in all: one more is refused; places come back', (context) => {
+test('connections of a LUN, of a client, in all: one more is refused', (context) => {
   requires(context, 'qemu-io');
   return scoped(async (scope) => {
     const server = await startServer(scope, {

@@ -1,9 +1,9 @@
 // ByteBudget: memory that all connections of a server share for payloads larger than what each of
 // them has for itself (kOwnBufferedBytes).
 //
-// Nobody waits for it: a connection that gets nothing goes on in pieces, with memory of its own. So
-// a client that holds its share for ever (by not reading a long reply) slows others down at most,
-// and nothing can deadlock.
+// Nobody waits for it: a connection that gets nothing goes on in pieces, with memory of its own, so
+// nothing can deadlock. A client that does not read what lies in it loses it when it is short
+// (Connection::ShedMemory).
 //
 // Thread safety: any thread.
 #pragma once

@@ -237,8 +237,10 @@ bool Channel::SendAll(const uint8_t* bytes, size_t count) {
 // False when the connection is stopping and the client has not read for kStopGrace, or when the
 // client is no longer there. One that is there and only does not read is waited for.
 bool Channel::WaitWritable() {
+  const Clock::time_point begin = Clock::now();
   for (;;) {
-    int timeout_ms = tcp_ ? static_cast<int>(kPeerCheckTime.count()) : -1;
+    int timeout_ms = static_cast<int>(kPeerCheckTime.count());
+    if (while_stuck_) while_stuck_(Clock::now() - begin);
     if (tcp_ && PeerIsSilent(fd_, peer_timeout_)) return false;
     if (stopping()) {
       const Clock::time_point deadline{Clock::duration(stop_deadline_.load())};

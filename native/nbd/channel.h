@@ -14,9 +14,11 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nbd/limits.h"
@@ -33,6 +35,11 @@ class Channel {
   ~Channel();
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
+
+  // What the connection's thread calls now and then while it waits for the client to read, with how
+  // long it has waited. Must not use the channel.
+  using WhileStuck = std::function<void(std::chrono::nanoseconds waited)>;
+  void SetWhileStuck(WhileStuck while_stuck) { while_stuck_ = std::move(while_stuck); }
 
   // Connection's thread: receiving. What is received and not yet consumed is data()[0,
   // available()).
@@ -109,6 +116,7 @@ class Channel {
   size_t begin_ = 0;
   size_t end_ = 0;
   size_t send_end_ = 0;
+  WhileStuck while_stuck_;
   int spin_credit_ = kSpinCredit;
   bool broken_ = false;
   std::string error_;

@@ -25,7 +25,9 @@ Connection::Connection(Store& store, OpSlot& slot, Shares& shares, ConnectionOpt
       structured_(options.structured_replies),
       channel_(options.fd, std::move(options.leftover), shares.peer_timeout.load()),
       in_flight_(channel_, shares.memory),
-      turnstile_(shares.throttles.Of(volume_.id()), channel_) {}
+      turnstile_(shares.throttles.Of(volume_.id()), channel_) {
+  channel_.SetWhileStuck([this](std::chrono::nanoseconds waited) { ShedMemory(waited); });
+}
 
 CloseReport Connection::Run() {
   in_flight_.BindToThisThread();
@@ -253,15 +255,15 @@ void Connection::ReadWithoutBuffer(const Request& request, uint32_t position) {
   }
   // A simple reply cannot take its OK back, so all of it is read once before. When it cannot be
   // read any more a moment later, nothing but an end of the connection is left (proto.md).
-  if (!StreamPieces(request, false)) return;
+  if (!StreamPieces(request, 0, Stream::kTry)) return;
   channel_.Commit(PutSimpleReply(channel_.Reserve(kMaxReplyHeaderBytes), kWireOk, request.cookie));
-  if (!StreamPieces(request, true)) channel_.Abandon("read: failed in the middle of a reply");
+  StreamPieces(request, 0, Stream::kSend);
 }
 
-// Reads the request's range, piece by piece. False when that failed, which is answered unless the
-// pieces were to be sent.
-bool Connection::StreamPieces(const Request& request, bool send) {
-  uint32_t position = 0;
+// Reads the rest of the request's range, piece by piece, and with kSend sends it behind a reply
+// that has said OK. False when that failed: the request has been answered, or the channel is
+// broken.
+bool Connection::StreamPieces(const Request& request, uint32_t position, Stream what) {
   while (position < request.length && !channel_.broken()) {
     const uint64_t offset = request.offset + position;
     const uint32_t left = request.length - position;
@@ -270,14 +272,16 @@ bool Connection::StreamPieces(const Request& request, bool send) {
                                : static_cast<uint32_t>(WholeTracks(offset, kChunkDataBytes));
     uint8_t* to = channel_.Reserve(bytes);
     Status status = volume_.Read(slot_, offset, to, bytes, ReadMode::kBlocking);
-    if (status.ok() && !send && channel_.stopping()) {
+    if (what == Stream::kSend) {
+      if (!status.ok()) channel_.Abandon("read: failed in the middle of a reply");
+      channel_.Commit(status.ok() ? bytes : 0);
+    } else if (status.ok() && channel_.stopping()) {
       status = Status(Code::kClosed, "the server is stopping");
     }
     if (!status.ok()) {
-      if (!send) Answer(request, status);
+      if (what == Stream::kTry) Answer(request, status);
       return false;
     }
-    if (send) channel_.Commit(bytes);
     position += bytes;
   }
   return true;
@@ -302,6 +306,15 @@ void Connection::AnswerPiece(Pending* pending) {
     in_flight_.Release(pending);
     return;
   }
+  if (!pending->buffer) {  // ShedMemory took it
+    ReadWithoutBuffer(request, pending->position);
+    in_flight_.Release(pending);
+    return;
+  }
+  if (pending->buffer_is_shared && pending->piece_bytes > kChunkDataBytes && !structured_) {
+    SendLong(pending);
+    return;
+  }
   const size_t header = ReadHeaderBytes(structured_);
   PutReadHeader(pending->data() - header, request, pending->position, pending->piece_bytes);
   channel_.Append(pending->data() - header, header + pending->piece_bytes);
@@ -315,6 +328,40 @@ void Connection::AnswerPiece(Pending* pending) {
     return;
   }
   StartPiece(pending, position);
+}
+
+// A long simple reply in shared memory leaves through the send buffer, so that the memory can be
+// taken in the middle of it. The rest is then read again: the request has not ended, so what
+// another one writes meanwhile may be in its answer.
+void Connection::SendLong(Pending* pending) {
+  const Request& request = pending->request;
+  channel_.Commit(PutSimpleReply(channel_.Reserve(kMaxReplyHeaderBytes), kWireOk, request.cookie));
+  sending_ = pending;
+  sending_since_ = std::chrono::steady_clock::now();
+  uint32_t position = 0;
+  while (position < request.length && !channel_.broken()) {
+    const size_t bytes = std::min<size_t>(request.length - position, kChunkDataBytes);
+    uint8_t* to = channel_.Reserve(bytes);  // here it waits for the client
+    if (!pending->buffer) break;
+    std::memcpy(to, pending->data() + position, bytes);
+    channel_.Commit(bytes);
+    position += static_cast<uint32_t>(bytes);
+  }
+  sending_ = nullptr;
+  in_flight_.FreeBuffer(pending);
+  StreamPieces(request, position, Stream::kSend);
+  in_flight_.Release(pending);
+}
+
+// While the client does not read: what it holds of the shared memory is given back when that is
+// short.
+void Connection::ShedMemory(std::chrono::nanoseconds stuck) {
+  if (!in_flight_.memory_is_short()) return;
+  if (stuck >= kReadPatience) in_flight_.ShedCompleted();
+  if (sending_ == nullptr || !sending_->buffer) return;
+  if (std::chrono::steady_clock::now() - sending_since_ >= kReadPatience) {
+    in_flight_.FreeBuffer(sending_);
+  }
 }
 
 // WRITE, TRIM, WRITE_ZEROES, FLUSH --------------------------------------------

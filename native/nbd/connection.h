@@ -14,6 +14,7 @@
 // more (up to kMaxBufferedBytes, or one larger read alone) from what all connections share.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -74,9 +75,12 @@ class Connection {
   bool ReadInline(const Request& request, uint32_t* position, ReadMode mode);
   void ReadSlowly(const Request& request, uint32_t position);
   void ReadWithoutBuffer(const Request& request, uint32_t position);
-  bool StreamPieces(const Request& request, bool send);
+  enum class Stream { kTry, kSend };
+  bool StreamPieces(const Request& request, uint32_t position, Stream what);
   void StartPiece(Pending* pending, uint32_t position);
   void AnswerPiece(Pending* pending);
+  void SendLong(Pending* pending);
+  void ShedMemory(std::chrono::nanoseconds stuck);
   uint32_t PieceBytes(const Request& request, uint32_t position) const;
   size_t PutReadHeader(uint8_t* to, const Request& request, uint32_t position, uint32_t bytes);
 
@@ -104,6 +108,8 @@ class Connection {
   Channel channel_;
   InFlight in_flight_;
   Turnstile turnstile_;
+  Pending* sending_ = nullptr;  // whose reply leaves in pieces, since sending_since_
+  std::chrono::steady_clock::time_point sending_since_;
   int deep_credit_ = 0;           // requests that are taken for one of many, see Alone
   uint64_t unchecked_bytes_ = 0;  // of ranges, since the client was last looked at
   CloseReport report_;

@@ -83,6 +83,13 @@ Pending* InFlight::TakeCompleted() {
   return pending;
 }
 
+void InFlight::ShedCompleted() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (Pending* pending = head_; pending != nullptr; pending = pending->next_) {
+    if (pending->buffer_is_shared) FreeBuffer(pending);
+  }
+}
+
 void InFlight::Complete(Pending* pending, const Status& status) {
   std::lock_guard<std::mutex> lock(mutex_);
   pending->status = Copy(status);

@@ -74,6 +74,11 @@ class InFlight {
   // no memory.
   bool AllocateBuffer(Pending* pending, size_t bytes);
   void FreeBuffer(Pending* pending);  // ahead of its Release
+  // Whether more than half of what all connections share is in use.
+  bool memory_is_short() const { return shared_.used() > shared_.most() / 2; }
+  // Takes the shared memory of requests that have completed and wait to be answered: what was read
+  // is to be read again.
+  void ShedCompleted();
   void Release(Pending* pending);
   bool has_completed() const { return has_completed_.load(std::memory_order_acquire); }
   size_t buffered_bytes() const { return buffered_bytes_; }

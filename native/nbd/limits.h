@@ -79,7 +79,11 @@ inline constexpr size_t kLingerBytes = size_t{kMaxDrainBytes};
 // A TCP peer that vanished without a word is noticed after this, and its volume freed (peer.h;
 // --nbd-peer-timeout).
 inline constexpr std::chrono::seconds kPeerTimeout{120};
-// How often a connection that waits for its client to read looks whether the client is there.
+// How often a connection that waits for its client to read looks whether the client is there, and
+// whether the memory is needed elsewhere.
 inline constexpr std::chrono::milliseconds kPeerCheckTime{1000};
+// A client that takes longer than this to take a reply has it read again in pieces, if the shared
+// memory it lies in is short.
+inline constexpr std::chrono::milliseconds kReadPatience{2000};
 
 }  // namespace flashlun::nbd

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "nbd/limits.h"
@@ -41,6 +42,14 @@ void ReceiveReads(Client& client, uint64_t count, uint32_t length) {
 
 milliseconds Since(Clock::time_point begin) {
   return std::chrono::duration_cast<milliseconds>(Clock::now() - begin);
+}
+
+void WaitFor(const char* what, const std::function<bool()>& condition) {
+  const Clock::time_point deadline = Clock::now() + kDeadline;
+  while (!condition()) {
+    REQUIRE_MESSAGE(Clock::now() < deadline, what);
+    std::this_thread::sleep_for(milliseconds(1));  // between two looks
+  }
 }
 
 // Rates -----------------------------------------------------------------------
@@ -234,6 +243,38 @@ TEST_CASE("without shared memory many small cold reads at once still work") {
     bytes += chunk.data.size() - 8;
   }
   CHECK(bytes == 3 * kMiB);
+}
+
+TEST_CASE("clients that do not read give shared memory back, and get all their data later") {
+  Fixture fixture;
+  ByteBudget& memory = fixture.server->shares().memory;
+  const std::vector<uint8_t> noise = RandomBytes(kLongest, 12);
+  const auto writer = fixture.Connect();
+  writer->Send(Wire(0, kWrite, 1, 0, kLongest) + noise);
+  CHECK(writer->ReceiveSimple().error == 0);
+  fixture.gates.cold = true;
+  for (const uint32_t length : {kLongest, 65536u}) {
+    CAPTURE(length);
+    const uint64_t count = length == kLongest ? 2 : 200;
+    memory.SetMost(length == kLongest ? size_t{kLongest} * 2 + 100 : size_t{4} * kMiB);
+    std::vector<std::unique_ptr<Client>> clients;
+    for (const bool tcp : {false, true, false, true}) {
+      clients.push_back(fixture.Connect({.tcp = tcp}));
+      SendReads(*clients.back(), count, length);
+    }
+    WaitFor("memory in use", [&] { return memory.used() > memory.most() / 2; });
+    WaitFor("memory given back", [&] { return memory.used() <= memory.most() / 2; });
+    for (const auto& client : clients) {
+      for (uint64_t i = 0; i < count; i++) {
+        REQUIRE(client->ReceiveSimple().error == 0);
+        const std::vector<uint8_t> data = client->Receive(length);
+        CHECK(std::memcmp(data.data(), noise.data(), length) == 0);
+      }
+    }
+    clients.clear();
+    for (int i = 0; i < 4; i++) fixture.Ended();
+    CHECK(memory.used() == 0);
+  }
 }
 
 // Peers -----------------------------------------------------------------------

@@ -19,10 +19,11 @@ import { isEssSerial } from './base/ids.js';
 import { LIMITS } from './base/limits.js';
 import { LOG_LEVELS, type LogLevel } from './base/log.js';
 import { MIB, parseSize } from './base/units.js';
+import { NBD_SETTINGS, type NbdLimitFlags, type NbdLimits } from './config-limits.js';
 import type { IoBackend } from './engine/types.js';
 
 /** What the command line parser hands over: one property per flag given, named in camelCase. */
-export interface ServeOptions {
+export interface ServeOptions extends NbdLimitFlags {
   readonly data?: string;
   readonly config?: string;
   readonly nbd?: string;
@@ -56,6 +57,7 @@ export interface Config {
   readonly dataDir: string;
   readonly nbd: HostPort | undefined;
   readonly nbdUnix: string | undefined;
+  readonly nbdLimits: NbdLimits;
   readonly http: HostPort;
   readonly cache: CacheMode;
   readonly io: IoBackend;
@@ -89,6 +91,7 @@ const Raw = Type.Object(
     'pool-capacity': Type.Optional(Type.String()),
     'insecure-nbd': Type.Boolean(),
     'insecure-http': Type.Boolean(),
+    ...NBD_SETTINGS.properties,
   },
   { additionalProperties: false },
 );
@@ -109,6 +112,7 @@ const DEFAULTS = {
   'copy-rate': 'unlimited',
   'insecure-nbd': false,
   'insecure-http': false,
+  ...NBD_SETTINGS.defaults,
 } as const satisfies Partial<Raw>;
 
 type RawValues = Partial<Record<Key, string | boolean>>;
@@ -186,6 +190,7 @@ export function printableConfig(config: Config): Record<string, string | boolean
       : { 'pool-capacity': String(config.poolCapacityBytes) }),
     'insecure-nbd': config.insecureNbd,
     'insecure-http': config.insecureHttp,
+    ...NBD_SETTINGS.printable(config.nbdLimits),
   };
 }
 
@@ -214,6 +219,7 @@ function fromFlags(flags: ServeOptions): RawValues {
   set('pool-capacity', flags.poolCapacity);
   set('insecure-nbd', flags.insecureNbd);
   set('insecure-http', flags.insecureHttp);
+  for (const key of NBD_SETTINGS.keys) set(key, NBD_SETTINGS.flag(flags, key));
   return values;
 }
 
@@ -278,6 +284,7 @@ function checked(raw: Raw): Config {
     dataDir,
     nbd,
     nbdUnix: unixPath(raw['nbd-unix'], dataDir),
+    nbdLimits: NBD_SETTINGS.check(raw, invalid),
     http,
     cache: checkCache(raw.cache),
     io: checkIo(raw.io),

@@ -13,8 +13,11 @@ import { Auth } from './api/auth.js';
 import { createApiServer } from './api/server.js';
 import { ChangeQueue } from './array/change-queue.js';
 import { createDemoArray } from './array/demo-array.js';
+import { Hosts } from './array/hosts.js';
 import { Pools } from './array/pools.js';
 import { StorageArray } from './array/storage-array.js';
+import { VolumeAccess } from './array/volume-access.js';
+import { VolumeRates } from './array/volume-rates.js';
 import { FlashlunError, fromNative } from './base/errors.js';
 import { LIMITS } from './base/limits.js';
 import type { Logger } from './base/log.js';
@@ -24,7 +27,7 @@ import { CopyServices } from './copyservices/copy-services.js';
 import { Scrubs } from './copyservices/scrubs.js';
 import { Registration } from './copyservices/registration.js';
 import { TaskService } from './copyservices/tasks.js';
-import { openEngine } from './engine/index.js';
+import { openEngine, peerUid } from './engine/index.js';
 import type { Engine } from './engine/types.js';
 import {
   checkAdminPassword,
@@ -39,6 +42,7 @@ import {
 } from './first-start.js';
 import { CounterRepository, SettingRepository } from './metadata/counters.js';
 import { type MetadataDatabase, openDatabase } from './metadata/database.js';
+import { AccessRepository, HostRepository, RateRepository } from './metadata/hosts.js';
 import { TaskRepository } from './metadata/tasks.js';
 import { SessionRepository, UserRepository } from './metadata/users.js';
 import { createMetrics } from './metrics/registry.js';
@@ -61,6 +65,8 @@ export interface ServerAddresses {
 /** Everything of the control plane that works on the open pool. */
 interface Services {
   readonly array: StorageArray;
+  readonly access: VolumeAccess;
+  readonly rates: VolumeRates;
   readonly pools: Pools;
   readonly backgroundCopy: BackgroundCopy;
   readonly copyServices: CopyServices;
@@ -82,6 +88,7 @@ export class FlashlunServer {
   #services: Services | undefined;
   #addresses: ServerAddresses = { http: '', nbd: { tcp: null, unix: null } };
   #obstacle: string | undefined = 'the server is starting';
+  #nbd: NbdServer | undefined;
   /** The administrator's password, at the first start only. */
   newPassword: string | undefined;
 
@@ -158,7 +165,7 @@ export class FlashlunServer {
     const services = this.#createServices(engine, db, essSerial);
     this.#services = services;
     await this.#startHttp(engine, services);
-    await this.#startNbd(engine, services.array);
+    await this.#startNbd(engine, services);
     settings.keepFirst(ESS_SERIAL_SETTING, essSerial);
     await this.#firstStart(services, settings);
     services.backgroundCopy.resume();
@@ -250,9 +257,13 @@ export class FlashlunServer {
     });
     this.#steps.push(['scrubs', () => scrubs.close()]);
     const copyServices = new CopyServices({ engine, array, backgroundCopy, changes, log: copyLog });
+    const common = { array, changes, log: log.child({ part: 'access' }) };
+    const hosts = new Hosts(new HostRepository(db), common.log);
     const taskRecords = new TaskRepository(db, LIMITS.runsPerTask);
     return {
       array,
+      access: new VolumeAccess({ ...common, hosts, records: new AccessRepository(db) }),
+      rates: new VolumeRates({ ...common, engine, records: new RateRepository(db) }),
       pools,
       backgroundCopy,
       copyServices,
@@ -271,7 +282,7 @@ export class FlashlunServer {
     const api = await createApiServer({
       ...services,
       engine,
-      metrics: createMetrics({ ...services, engine, version }),
+      metrics: createMetrics({ ...services, engine, nbd: () => this.#nbd, version }),
       nbdAddresses: () => this.#addresses.nbd,
       notReady: () => this.#obstacle ?? poisonedText(engine),
       version,
@@ -284,15 +295,28 @@ export class FlashlunServer {
     this.#addresses = { ...this.#addresses, http: `http://${formatHostPort(reachable(address))}` };
   }
 
-  async #startNbd(engine: Engine, array: StorageArray): Promise<void> {
+  async #startNbd(engine: Engine, { array, access }: Services): Promise<void> {
     const { config, log } = this.#options;
+    const { handshakeSeconds, memoryBytes, peerTimeoutSeconds, ...limits } = config.nbdLimits;
+    engine.setConnectionLimits({ memoryBytes, peerTimeoutSeconds });
     const nbd: NbdServer = await startNbdListeners({
       engine,
       catalog: array,
       tcp: config.nbd,
       unixPath: config.nbdUnix,
       log,
+      handshakeMs: handshakeSeconds * 1000,
+      caps: {
+        handshakes: limits.handshakes,
+        total: limits.connections,
+        perClient: limits.connectionsPerClient,
+        perExport: limits.connectionsPerExport,
+      },
+      access,
+      uidOf: peerUid,
     });
+    access.onChanged(() => nbd.enforceAccess());
+    this.#nbd = nbd;
     this.#steps.push(['nbd', () => nbd.close()]);
     const { tcp, unix } = nbd.addresses();
     this.#addresses = {

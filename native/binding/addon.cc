@@ -17,6 +17,7 @@
 
 #include "binding/closed_notifier.h"
 #include "binding/convert.h"
+#include "binding/limits.h"
 #include "binding/pool.h"
 #include "binding/sd_notify.h"
 #include "binding/work.h"
@@ -370,6 +371,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("adopt", Adopt);
   add("disconnect", Disconnect);
   add("sdNotify", NotifySystemd);
+  AddLimitFunctions(env, exports);
   return exports;
 }
 

@@ -15,6 +15,8 @@
 #include <system_error>
 #include <thread>
 
+#include "nbd/peer.h"
+
 namespace flashlun::nbd {
 namespace {
 
@@ -32,7 +34,7 @@ bool IsTcp(int fd) {
   return domain == AF_INET || domain == AF_INET6;
 }
 
-void TuneSocket(int fd, bool tcp) {
+void TuneSocket(int fd, bool tcp, std::chrono::seconds peer_timeout) {
   if (!tcp) {
     // A whole batch of replies fits, so that its one send does not have to wait for the client
     // halfway.
@@ -41,12 +43,9 @@ void TuneSocket(int fd, bool tcp) {
   }
   // Not TCP_USER_TIMEOUT: since Linux 5.11 it also ends a client that lives and answers window
   // probes but has not read for so long, such as a paused machine. A peer that died with replies
-  // on the way goes when the kernel gives up sending them again (tcp_retries2, 15 minutes).
+  // on the way is found by PeerIsSilent, one that died in silence by the keep-alive.
   SetOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
-  SetOption(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
-  SetOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, kKeepAliveIdleSeconds);
-  SetOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, kKeepAliveIntervalSeconds);
-  SetOption(fd, IPPROTO_TCP, TCP_KEEPCNT, kKeepAliveProbes);
+  SetKeepAlive(fd, peer_timeout);
 }
 
 // Without initialization: pages the kernel never fills stay unused memory.
@@ -56,10 +55,11 @@ std::unique_ptr<uint8_t[]> MakeBuffer(size_t bytes) {
 
 }  // namespace
 
-Channel::Channel(int fd, std::vector<uint8_t> leftover)
+Channel::Channel(int fd, std::vector<uint8_t> leftover, std::chrono::seconds peer_timeout)
     : fd_(fd),
       wake_fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       tcp_(IsTcp(fd)),
+      peer_timeout_(peer_timeout),
       receive_(MakeBuffer(kReceiveBytes)),
       send_(MakeBuffer(kSendBytes)),
       leftover_(std::move(leftover)) {
@@ -68,7 +68,7 @@ Channel::Channel(int fd, std::vector<uint8_t> leftover)
     ::close(fd_);
     throw std::system_error(error_number, std::generic_category(), "eventfd");
   }
-  TuneSocket(fd_, tcp_);
+  TuneSocket(fd_, tcp_, peer_timeout_);
 }
 
 Channel::~Channel() {
@@ -184,6 +184,14 @@ void Channel::WaitWake() {
   ClearWake();
 }
 
+void Channel::Pause(std::chrono::nanoseconds most) {
+  const timespec timeout{most.count() / std::nano::den, most.count() % std::nano::den};
+  pollfd fds[2] = {{fd_, 0, 0}, {wake_fd_, POLLIN, 0}};  // POLLHUP and POLLERR are always told
+  if (::ppoll(fds, 2, &timeout, nullptr) <= 0) return;
+  if (fds[1].revents != 0) ClearWake();
+  if ((fds[0].revents & (POLLHUP | POLLERR)) != 0) Break("poll", ECONNRESET);
+}
+
 void Channel::ClearWake() {
   uint64_t count;
   (void)!::read(wake_fd_, &count, sizeof count);  // EAGAIN: another wait has cleared it
@@ -226,10 +234,14 @@ bool Channel::SendAll(const uint8_t* bytes, size_t count) {
   return !broken_;
 }
 
-// False when the connection is stopping and the client has not read for kStopGrace.
+// False when the connection is stopping and the client has not read for kStopGrace, or when the
+// client is no longer there. One that is there and only does not read is waited for.
 bool Channel::WaitWritable() {
+  const Clock::time_point begin = Clock::now();
   for (;;) {
-    int timeout_ms = -1;
+    int timeout_ms = static_cast<int>(kPeerCheckTime.count());
+    if (while_stuck_) while_stuck_(Clock::now() - begin);
+    if (tcp_ && PeerIsSilent(fd_, peer_timeout_)) return false;
     if (stopping()) {
       const Clock::time_point deadline{Clock::duration(stop_deadline_.load())};
       const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now());
@@ -247,6 +259,12 @@ void Channel::Break(const char* operation, int error_number) {
   broken_ = true;
   send_end_ = 0;
   error_ = std::string(operation) + ": " + std::strerror(error_number);
+}
+
+void Channel::Abandon(const char* why) {
+  broken_ = true;
+  send_end_ = 0;
+  error_ = why;
 }
 
 bool Channel::PeerGone() {

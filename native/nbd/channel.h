@@ -14,9 +14,11 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "nbd/limits.h"
@@ -28,10 +30,16 @@ class Channel {
   enum class Event { kData, kEof, kWoken, kBroken };
 
   // Takes over fd. `leftover` is handed out exactly as if it had come from the socket.
-  Channel(int fd, std::vector<uint8_t> leftover);
+  // peer_timeout: see peer.h.
+  Channel(int fd, std::vector<uint8_t> leftover, std::chrono::seconds peer_timeout);
   ~Channel();
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
+
+  // What the connection's thread calls now and then while it waits for the client to read, with how
+  // long it has waited. Must not use the channel.
+  using WhileStuck = std::function<void(std::chrono::nanoseconds waited)>;
+  void SetWhileStuck(WhileStuck while_stuck) { while_stuck_ = std::move(while_stuck); }
 
   // Connection's thread: receiving. What is received and not yet consumed is data()[0,
   // available()).
@@ -45,6 +53,8 @@ class Channel {
   bool HasInput() const;
   // Waits for Wake only.
   void WaitWake();
+  // Waits for Wake, but not longer than `most`. A client that is gone for good breaks the channel.
+  void Pause(std::chrono::nanoseconds most);
 
   // Connection's thread: sending. Reserve gives room for `bytes` (<= kSendBytes), Commit makes them
   // part of what is sent. Once the socket is broken everything is dropped silently, and Flush
@@ -61,6 +71,8 @@ class Channel {
   // stays: the channel is broken then.
   bool PeerGone();
   bool broken() const { return broken_; }
+  // Breaks it: what was sent cannot be completed.
+  void Abandon(const char* why);
   bool stopping() const { return stopping_.load(std::memory_order_relaxed); }
   const std::string& error() const { return error_; }
   uint64_t bytes_in() const { return bytes_in_; }
@@ -94,6 +106,7 @@ class Channel {
   int fd_;
   int wake_fd_;
   const bool tcp_;
+  const std::chrono::seconds peer_timeout_;
   const std::unique_ptr<uint8_t[]> receive_;
   const std::unique_ptr<uint8_t[]> send_;
 
@@ -103,6 +116,7 @@ class Channel {
   size_t begin_ = 0;
   size_t end_ = 0;
   size_t send_end_ = 0;
+  WhileStuck while_stuck_;
   int spin_credit_ = kSpinCredit;
   bool broken_ = false;
   std::string error_;

@@ -17,14 +17,17 @@ uint64_t WholeTracks(uint64_t offset, uint64_t bytes) {
 
 }  // namespace
 
-Connection::Connection(Store& store, OpSlot& slot, ConnectionOptions options)
+Connection::Connection(Store& store, OpSlot& slot, Shares& shares, ConnectionOptions options)
     : store_(store),
       slot_(slot),
       volume_(std::move(options.volume)),
       limits_{volume_.size_bytes(), options.read_only},
       structured_(options.structured_replies),
-      channel_(options.fd, std::move(options.leftover)),
-      in_flight_(channel_) {}
+      channel_(options.fd, std::move(options.leftover), shares.peer_timeout.load()),
+      in_flight_(channel_, shares.memory),
+      turnstile_(shares.throttles.Of(volume_.id()), channel_) {
+  channel_.SetWhileStuck([this](std::chrono::nanoseconds waited) { ShedMemory(waited); });
+}
 
 CloseReport Connection::Run() {
   in_flight_.BindToThisThread();
@@ -95,6 +98,7 @@ bool Connection::MayGoOn() {
 bool Connection::Serve(const Request& request) {
   const Verdict verdict = Validate(request, limits_);
   if (verdict.action != Action::kExecute) return Refuse(request, verdict);
+  if (turnstile_.limited() && !AwaitTurn(request)) return false;
   switch (request.type) {
     case kRead:
       ServeRead(request);
@@ -122,6 +126,38 @@ bool Connection::Refuse(const Request& request, const Verdict& verdict) {
   if (request.type == kWrite && !DrainPayload(request.length)) return false;
   AnswerError(request, verdict.error, verdict.reason);
   return true;
+}
+
+// Rate limits -----------------------------------------------------------------
+
+// Waits until the volume's and the connection's limits let the request begin. False when the
+// connection ends meanwhile.
+bool Connection::AwaitTurn(const Request& request) {
+  if (!IsLimited(request.type)) return true;
+  const uint64_t bytes = PayloadToMove(request);
+  if (turnstile_.Enter(bytes).count() == 0) return true;
+  const auto begin = std::chrono::steady_clock::now();
+  // Nothing that may block happens with a place in the queue.
+  for (;;) {
+    turnstile_.Leave();
+    AnswerCompleted();
+    channel_.Flush();
+    if (!MayGoOn()) return false;
+    if (StandInLine(bytes)) break;
+  }
+  turnstile_.CountDelay(std::chrono::steady_clock::now() - begin);
+  return true;
+}
+
+// False when something else is to be done first.
+bool Connection::StandInLine(uint64_t bytes) {
+  for (;;) {
+    const std::chrono::nanoseconds wait = turnstile_.Enter(bytes);
+    if (wait.count() == 0) return true;
+    // Looked for before the pause: a wait inside Flush may have taken their wake.
+    if (channel_.broken() || channel_.stopping() || in_flight_.has_completed()) return false;
+    channel_.Pause(wait);
+  }
 }
 
 // READ ------------------------------------------------------------------------
@@ -204,7 +240,51 @@ void Connection::ReadSlowly(const Request& request, uint32_t position) {
   const uint32_t left = request.length - position;
   Pending* pending =
       TakeBuffered(request, structured_ ? std::min<size_t>(left, kChunkDataBytes) : size_t{left});
-  if (pending != nullptr) StartPiece(pending, position);
+  if (pending != nullptr) {
+    StartPiece(pending, position);
+  } else {
+    ReadWithoutBuffer(request, position);
+  }
+}
+
+// Through the send buffer, while this thread waits for the disk.
+void Connection::ReadWithoutBuffer(const Request& request, uint32_t position) {
+  if (structured_ || request.length - position <= kChunkDataBytes) {
+    ReadInline(request, &position, ReadMode::kBlocking);
+    return;
+  }
+  // A simple reply cannot take its OK back, so all of it is read once before. When it cannot be
+  // read any more a moment later, nothing but an end of the connection is left (proto.md).
+  if (!StreamPieces(request, 0, Stream::kTry)) return;
+  channel_.Commit(PutSimpleReply(channel_.Reserve(kMaxReplyHeaderBytes), kWireOk, request.cookie));
+  StreamPieces(request, 0, Stream::kSend);
+}
+
+// Reads the rest of the request's range, piece by piece, and with kSend sends it behind a reply
+// that has said OK. False when that failed: the request has been answered, or the channel is
+// broken.
+bool Connection::StreamPieces(const Request& request, uint32_t position, Stream what) {
+  while (position < request.length && !channel_.broken()) {
+    const uint64_t offset = request.offset + position;
+    const uint32_t left = request.length - position;
+    const uint32_t bytes = left <= kChunkDataBytes
+                               ? left
+                               : static_cast<uint32_t>(WholeTracks(offset, kChunkDataBytes));
+    uint8_t* to = channel_.Reserve(bytes);
+    Status status = volume_.Read(slot_, offset, to, bytes, ReadMode::kBlocking);
+    if (what == Stream::kSend) {
+      if (!status.ok()) channel_.Abandon("read: failed in the middle of a reply");
+      channel_.Commit(status.ok() ? bytes : 0);
+    } else if (status.ok() && channel_.stopping()) {
+      status = Status(Code::kClosed, "the server is stopping");
+    }
+    if (!status.ok()) {
+      if (what == Stream::kTry) Answer(request, status);
+      return false;
+    }
+    position += bytes;
+  }
+  return true;
 }
 
 void Connection::StartPiece(Pending* pending, uint32_t position) {
@@ -226,6 +306,15 @@ void Connection::AnswerPiece(Pending* pending) {
     in_flight_.Release(pending);
     return;
   }
+  if (!pending->buffer) {  // ShedMemory took it
+    ReadWithoutBuffer(request, pending->position);
+    in_flight_.Release(pending);
+    return;
+  }
+  if (pending->buffer_is_shared && pending->piece_bytes > kChunkDataBytes && !structured_) {
+    SendLong(pending);
+    return;
+  }
   const size_t header = ReadHeaderBytes(structured_);
   PutReadHeader(pending->data() - header, request, pending->position, pending->piece_bytes);
   channel_.Append(pending->data() - header, header + pending->piece_bytes);
@@ -239,6 +328,40 @@ void Connection::AnswerPiece(Pending* pending) {
     return;
   }
   StartPiece(pending, position);
+}
+
+// A long simple reply in shared memory leaves through the send buffer, so that the memory can be
+// taken in the middle of it. The rest is then read again: the request has not ended, so what
+// another one writes meanwhile may be in its answer.
+void Connection::SendLong(Pending* pending) {
+  const Request& request = pending->request;
+  channel_.Commit(PutSimpleReply(channel_.Reserve(kMaxReplyHeaderBytes), kWireOk, request.cookie));
+  sending_ = pending;
+  sending_since_ = std::chrono::steady_clock::now();
+  uint32_t position = 0;
+  while (position < request.length && !channel_.broken()) {
+    const size_t bytes = std::min<size_t>(request.length - position, kChunkDataBytes);
+    uint8_t* to = channel_.Reserve(bytes);  // here it waits for the client
+    if (!pending->buffer) break;
+    std::memcpy(to, pending->data() + position, bytes);
+    channel_.Commit(bytes);
+    position += static_cast<uint32_t>(bytes);
+  }
+  sending_ = nullptr;
+  in_flight_.FreeBuffer(pending);
+  StreamPieces(request, position, Stream::kSend);
+  in_flight_.Release(pending);
+}
+
+// While the client does not read: what it holds of the shared memory is given back when that is
+// short.
+void Connection::ShedMemory(std::chrono::nanoseconds stuck) {
+  if (!in_flight_.memory_is_short()) return;
+  if (stuck >= kReadPatience) in_flight_.ShedCompleted();
+  if (sending_ == nullptr || !sending_->buffer) return;
+  if (std::chrono::steady_clock::now() - sending_since_ >= kReadPatience) {
+    in_flight_.FreeBuffer(sending_);
+  }
 }
 
 // WRITE, TRIM, WRITE_ZEROES, FLUSH --------------------------------------------
@@ -278,9 +401,14 @@ bool Connection::ServeDirectWrite(const Request& request) {
     if (!ReceiveMore()) return false;
   const bool alone = Alone(request.length);
   Pending* pending = TakeBuffered(request, request.length);
-  if (pending != nullptr) std::memcpy(pending->data(), channel_.data(), request.length);
+  if (pending == nullptr) {  // no memory: from where it lies
+    const Status done = volume_.Write(slot_, request.offset, channel_.data(), request.length);
+    channel_.Consume(request.length);
+    AnswerDurably(request, done);
+    return true;
+  }
+  std::memcpy(pending->data(), channel_.data(), request.length);
   channel_.Consume(request.length);
-  if (pending == nullptr) return true;
   const uint8_t* data = pending->data();
   if (!alone && volume_.WriteAsync(request.offset, data, request.length, pending)) return true;
   const Status status = volume_.Write(slot_, request.offset, data, request.length);
@@ -360,14 +488,19 @@ Pending* Connection::TakePending(const Request& request) {
   return in_flight_.Take(request);
 }
 
-// With memory for `bytes`; nullptr when there is none, which has been answered.
+// With memory for `bytes`; nullptr when there is none, and none of this connection's own to wait
+// for.
 Pending* Connection::TakeBuffered(const Request& request, size_t bytes) {
   while (!in_flight_.MayBuffer(bytes)) AwaitCompletion();
   Pending* pending = TakePending(request);
-  if (in_flight_.AllocateBuffer(pending, bytes)) return pending;
-  AnswerError(request, kWireNoMemory, "no memory for the request");
-  in_flight_.Release(pending);
-  return nullptr;
+  while (!in_flight_.AllocateBuffer(pending, bytes)) {
+    if (bytes > kOwnBufferedBytes || in_flight_.buffered_bytes() == 0) {
+      in_flight_.Release(pending);
+      return nullptr;
+    }
+    AwaitCompletion();
+  }
+  return pending;
 }
 
 // Waits until at least one request in flight has completed, and answers.

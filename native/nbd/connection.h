@@ -10,10 +10,11 @@
 // payload. A client that dies halfway leaves part of a write it was never told about, which the
 // protocol allows.
 //
-// Memory is bounded: two buffers, the in-flight table, and kMaxBufferedBytes of payload buffers
-// (one larger read alone).
+// Memory is bounded: two buffers, the in-flight table, kOwnBufferedBytes of payload buffers, and
+// more (up to kMaxBufferedBytes, or one larger read alone) from what all connections share.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -23,6 +24,8 @@
 #include "nbd/in_flight.h"
 #include "nbd/reply.h"
 #include "nbd/request.h"
+#include "nbd/shares.h"
+#include "nbd/throttle.h"
 
 namespace flashlun::nbd {
 
@@ -47,8 +50,8 @@ struct ConnectionOptions {
 class Connection {
  public:
   // slot belongs to the connection's thread while Run runs. @throws std::system_error no descriptor
-  // for waking.
-  Connection(Store& store, OpSlot& slot, ConnectionOptions options);
+  // for waking. shares outlive the connection.
+  Connection(Store& store, OpSlot& slot, Shares& shares, ConnectionOptions options);
   // Serves until the client leaves, breaks the protocol, or Stop. Every request that was begun is
   // finished before it returns; the socket is closed and the volume detached. Call once.
   CloseReport Run();
@@ -60,6 +63,8 @@ class Connection {
   bool ServeBuffered();
   bool MayGoOn();
   bool Serve(const Request& request);
+  bool AwaitTurn(const Request& request);
+  bool StandInLine(uint64_t bytes);
   bool Refuse(const Request& request, const Verdict& verdict);
   bool ReceiveMore();
   bool End(CloseReason reason, std::string detail);
@@ -69,8 +74,13 @@ class Connection {
   void LookForMore();
   bool ReadInline(const Request& request, uint32_t* position, ReadMode mode);
   void ReadSlowly(const Request& request, uint32_t position);
+  void ReadWithoutBuffer(const Request& request, uint32_t position);
+  enum class Stream { kTry, kSend };
+  bool StreamPieces(const Request& request, uint32_t position, Stream what);
   void StartPiece(Pending* pending, uint32_t position);
   void AnswerPiece(Pending* pending);
+  void SendLong(Pending* pending);
+  void ShedMemory(std::chrono::nanoseconds stuck);
   uint32_t PieceBytes(const Request& request, uint32_t position) const;
   size_t PutReadHeader(uint8_t* to, const Request& request, uint32_t position, uint32_t bytes);
 
@@ -97,6 +107,9 @@ class Connection {
   const bool structured_;
   Channel channel_;
   InFlight in_flight_;
+  Turnstile turnstile_;
+  Pending* sending_ = nullptr;  // whose reply leaves in pieces, since sending_since_
+  std::chrono::steady_clock::time_point sending_since_;
   int deep_credit_ = 0;           // requests that are taken for one of many, see Alone
   uint64_t unchecked_bytes_ = 0;  // of ranges, since the client was last looked at
   CloseReport report_;

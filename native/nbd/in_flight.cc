@@ -14,7 +14,7 @@ Status Copy(const Status& status) {
 
 void Pending::Done(const Status& status_of_step) { table_->Complete(this, status_of_step); }
 
-InFlight::InFlight(Channel& channel) : channel_(channel) {
+InFlight::InFlight(Channel& channel, ByteBudget& shared) : channel_(channel), shared_(shared) {
   for (Pending& pending : table_) {
     pending.table_ = this;
     pending.next_ = free_;
@@ -36,18 +36,36 @@ bool InFlight::MayBuffer(size_t bytes) const {
 }
 
 bool InFlight::AllocateBuffer(Pending* pending, size_t bytes) {
+  const bool is_shared = own_bytes_ + bytes > kOwnBufferedBytes;
+  if (is_shared && !shared_.TryTake(bytes)) return false;
   pending->buffer.reset(new (std::align_val_t{kDirectAlign}, std::nothrow)
                             uint8_t[kDirectAlign + bytes]);
-  if (!pending->buffer) return false;
+  if (!pending->buffer) {
+    if (is_shared) shared_.Give(bytes);
+    return false;
+  }
   pending->buffer_bytes = bytes;
+  pending->buffer_is_shared = is_shared;
+  if (!is_shared) own_bytes_ += bytes;
   buffered_bytes_ += bytes;
   return true;
 }
 
-void InFlight::Release(Pending* pending) {
-  buffered_bytes_ -= pending->buffer_bytes;
-  pending->buffer_bytes = 0;
+void InFlight::FreeBuffer(Pending* pending) {
+  const size_t bytes = pending->buffer_bytes;
   pending->buffer.reset();
+  pending->buffer_bytes = 0;
+  buffered_bytes_ -= bytes;
+  if (!pending->buffer_is_shared) {
+    own_bytes_ -= bytes;
+  } else {
+    shared_.Give(bytes);
+  }
+  pending->buffer_is_shared = false;
+}
+
+void InFlight::Release(Pending* pending) {
+  FreeBuffer(pending);
   pending->status = Status::Ok();
   pending->flushing = false;
   pending->next_ = free_;
@@ -63,6 +81,13 @@ Pending* InFlight::TakeCompleted() {
   pending->next_ = nullptr;
   if (head_ == nullptr) has_completed_.store(false, std::memory_order_relaxed);
   return pending;
+}
+
+void InFlight::ShedCompleted() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (Pending* pending = head_; pending != nullptr; pending = pending->next_) {
+    if (pending->buffer_is_shared) FreeBuffer(pending);
+  }
 }
 
 void InFlight::Complete(Pending* pending, const Status& status) {

@@ -18,6 +18,7 @@
 
 #include "core/io.h"
 #include "core/store.h"
+#include "nbd/budget.h"
 #include "nbd/channel.h"
 #include "nbd/limits.h"
 #include "nbd/request.h"
@@ -48,7 +49,8 @@ class Pending final : public FlushWaiter {
   };
   std::unique_ptr<uint8_t[], FreeAligned> buffer;
   size_t buffer_bytes = 0;
-  bool flushing = false;  // the write has ended well; this is its FUA
+  bool buffer_is_shared = false;  // from the server's budget
+  bool flushing = false;          // the write has ended well; this is its FUA
 
  private:
   friend class InFlight;
@@ -58,7 +60,7 @@ class Pending final : public FlushWaiter {
 
 class InFlight {
  public:
-  explicit InFlight(Channel& channel);
+  InFlight(Channel& channel, ByteBudget& shared);
 
   // Connection's thread.
   void BindToThisThread() { owner_ = std::this_thread::get_id(); }
@@ -68,10 +70,18 @@ class InFlight {
   Pending* Take(const Request& request);
   // Whether a buffer of this size fits the connection's budget now.
   bool MayBuffer(size_t bytes) const;
-  // False when the system has no memory.
+  // False: neither the connection's own quota nor what all share has room now, or the system has
+  // no memory.
   bool AllocateBuffer(Pending* pending, size_t bytes);
+  void FreeBuffer(Pending* pending);  // ahead of its Release
+  // Whether more than half of what all connections share is in use.
+  bool memory_is_short() const { return shared_.used() > shared_.most() / 2; }
+  // Takes the shared memory of requests that have completed and wait to be answered: what was read
+  // is to be read again.
+  void ShedCompleted();
   void Release(Pending* pending);
   bool has_completed() const { return has_completed_.load(std::memory_order_acquire); }
+  size_t buffered_bytes() const { return buffered_bytes_; }
   // The oldest completed request, or nullptr. It stays counted until released.
   Pending* TakeCompleted();
 
@@ -81,6 +91,7 @@ class InFlight {
   void Complete(Pending* pending, const Status& status);
 
   Channel& channel_;
+  ByteBudget& shared_;
   std::thread::id owner_;
 
   // Of the connection's thread.
@@ -88,6 +99,7 @@ class InFlight {
   Pending* free_ = nullptr;
   size_t count_ = 0;
   size_t buffered_bytes_ = 0;
+  size_t own_bytes_ = 0;  // of those: not from shared_
 
   std::atomic<bool> has_completed_{false};  // whether head_ is set, readable without the lock
   // State below is protected by mutex_.

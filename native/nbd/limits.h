@@ -40,6 +40,13 @@ inline constexpr size_t kMaxInFlight = 256;
 // Buffers of one connection's reads and writes that wait for the disk, in bytes. A single one above
 // it waits to be alone.
 inline constexpr size_t kMaxBufferedBytes = 2u << 20;
+// Of those, what a connection always has: 64 reads of 4 KiB, or one chunk. More comes from what all
+// connections share; who gets none of that goes on with this.
+inline constexpr size_t kOwnBufferedBytes = kChunkDataBytes;
+static_assert(kOwnBufferedBytes >= kMaxAsyncWriteBytes, "an asynchronous WRITE always fits");
+// Shared by all connections of a server, unless it is told otherwise (--nbd-memory): eight of the
+// longest reads, or 1,000 connections with 64 more reads of 4 KiB each.
+inline constexpr size_t kSharedBufferBytes = size_t{256} << 20;
 // What a connection's thread waits for itself when its client has one request at a time: longer
 // ones leave it free, for Stop and for what the client may send next.
 inline constexpr size_t kMaxInlineWaitBytes = kMaxAsyncWriteBytes;
@@ -69,10 +76,14 @@ inline constexpr std::chrono::milliseconds kStopGrace{2000};
 inline constexpr std::chrono::milliseconds kLingerTime{500};
 inline constexpr size_t kLingerBytes = size_t{kMaxDrainBytes};
 
-// TCP keep-alive: a peer that vanished without a word is noticed after 60 + 6 * 10 seconds, and its
-// volume freed.
-inline constexpr int kKeepAliveIdleSeconds = 60;
-inline constexpr int kKeepAliveIntervalSeconds = 10;
-inline constexpr int kKeepAliveProbes = 6;
+// A TCP peer that vanished without a word is noticed after this, and its volume freed (peer.h;
+// --nbd-peer-timeout).
+inline constexpr std::chrono::seconds kPeerTimeout{120};
+// How often a connection that waits for its client to read looks whether the client is there, and
+// whether the memory is needed elsewhere.
+inline constexpr std::chrono::milliseconds kPeerCheckTime{1000};
+// A client that takes longer than this to take a reply has it read again in pieces, if the shared
+// memory it lies in is short.
+inline constexpr std::chrono::milliseconds kReadPatience{2000};
 
 }  // namespace flashlun::nbd

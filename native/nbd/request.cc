@@ -70,6 +70,20 @@ Verdict Validate(const Request& request, const ExportLimits& limits) {
   return Verdict{};
 }
 
+bool IsLimited(uint16_t type) { return type != kFlush && type != kDisconnect; }
+
+uint64_t PayloadToMove(const Request& request) {
+  switch (request.type) {
+    case kRead:
+    case kWrite:
+      return request.length;
+    case kWriteZeroes:  // which without NO_HOLE only changes the map
+      return (request.flags & kNoHole) != 0 ? request.length : 0;
+    default:
+      return 0;
+  }
+}
+
 const char* CommandName(uint16_t type) {
   switch (type) {
     case kRead:

@@ -44,6 +44,12 @@ struct Verdict {
 // mean nothing.
 Verdict Validate(const Request& request, const ExportLimits& limits);
 
+// Whether a rate limit of requests counts this command. Not FLUSH: a host that waits for its data
+// to be safe must not wait for its turn; not DISC, which nobody should be kept from.
+bool IsLimited(uint16_t type);
+// Bytes that a legal request makes the volume read or write, as a rate limit counts them.
+uint64_t PayloadToMove(const Request& request);
+
 // The command's name for messages ("READ"), or "command" when unknown.
 const char* CommandName(uint16_t type);
 

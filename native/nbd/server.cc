@@ -34,7 +34,7 @@ Result<uint64_t> Server::Serve(ConnectionOptions options, OnClosed on_closed) {
   const uint64_t id = next_id_++;
   try {
     Live live;
-    live.connection = std::make_shared<Connection>(store_, *slot, std::move(options));
+    live.connection = std::make_shared<Connection>(store_, *slot, shares_, std::move(options));
     live.slot = slot;
     live.on_closed = std::move(on_closed);
     live_.emplace(id, live.connection);

@@ -12,6 +12,7 @@
 
 #include "core/store.h"
 #include "nbd/connection.h"
+#include "nbd/shares.h"
 
 namespace flashlun::nbd {
 
@@ -39,6 +40,9 @@ class Server {
   // Requests that are not begun and the rest of long ones are not waited for.
   void StopAll();
 
+  // Rate limits and memory; see there.
+  Shares& shares() { return shares_; }
+
  private:
   struct Live {
     std::shared_ptr<Connection> connection;
@@ -49,6 +53,7 @@ class Server {
   void Forget(uint64_t id);
 
   Store& store_;
+  Shares shares_;
 
   // State below is protected by mutex_.
   std::mutex mutex_;

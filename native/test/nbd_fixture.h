@@ -100,6 +100,7 @@ class Client {
   void Close() {
     if (fd_ >= 0) ::close(std::exchange(fd_, -1));
   }
+  int fd() const { return fd_; }
   void ShutdownWrites() { ::shutdown(fd_, SHUT_WR); }
 
   void Send(const std::vector<uint8_t>& bytes) {
@@ -246,7 +247,6 @@ class Fixture {
   std::unique_ptr<Server> server;
   uint64_t last_id = 0;
 
- private:
   // What socketpair is for unix sockets.
   static void TcpPair(int* fds) {
     const int listener = ::socket(AF_INET, SOCK_STREAM, 0);
@@ -264,6 +264,8 @@ class Fixture {
     REQUIRE(fds[1] >= 0);
     ::close(listener);
   }
+
+ private:
   static std::string MakeDirectory() {
     std::string pattern = (std::filesystem::temp_directory_path() / "flashlun-nbd-XXXXXX").string();
     REQUIRE(::mkdtemp(pattern.data()) != nullptr);

@@ -8,24 +8,24 @@ import Type, { type Static } from 'typebox';
 import { LIMITS } from '../base/limits.js';
 
 /** Longest volume reference, task name or pair worth looking at; longer ones cannot exist. */
-const Ref = Type.String({ minLength: 1, maxLength: 256 });
-const Count = Type.Integer({ minimum: 0 });
-const Time = Type.String({ description: 'ISO 8601, UTC' });
+export const Ref = Type.String({ minLength: 1, maxLength: 256 });
+export const Count = Type.Integer({ minimum: 0 });
+export const Time = Type.String({ description: 'ISO 8601, UTC' });
 
 /**
  * One of some words, as `enum`. A union of literals says the same, but is `anyOf`, for which
  * Fastify compiles a validator inside the first answer: 50 ms on the main thread.
  */
-function oneOf<T extends string>(...words: T[]) {
+export function oneOf<T extends string>(...words: T[]) {
   return Type.Unsafe<T>({ type: 'string', enum: words });
 }
 
 /** The schema or null; a list of types and no union for the same reason. */
-function orNull<T extends Type.TSchema & { type: string }>(schema: T) {
+export function orNull<T extends Type.TSchema & { type: string }>(schema: T) {
   return Type.Unsafe<Static<T> | null>({ ...schema, type: [schema.type, 'null'] });
 }
 
-function strictObject<T extends Type.TProperties>(properties: T, options: object = {}) {
+export function strictObject<T extends Type.TProperties>(properties: T, options: object = {}) {
   return Type.Object(properties, { additionalProperties: false, ...options });
 }
 

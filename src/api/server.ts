@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { FlashlunError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import { type App, createApp } from './app.js';
+import { addAccessRoutes } from './routes-access.js';
 import { addArrayRoutes } from './routes-array.js';
 import { addCopyServicesRoutes } from './routes-copyservices.js';
 import { addOpenRoutes } from './routes-open.js';
@@ -28,6 +29,7 @@ export async function createApiServer(services: ApiServices): Promise<ApiServer>
       done();
     });
     addArrayRoutes(scope, services);
+    addAccessRoutes(scope, services);
     await addCopyServicesRoutes(scope, services);
   });
   await app.ready();

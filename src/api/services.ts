@@ -2,6 +2,8 @@
 
 import type { Pools } from '../array/pools.js';
 import type { StorageArray } from '../array/storage-array.js';
+import type { VolumeAccess } from '../array/volume-access.js';
+import type { VolumeRates } from '../array/volume-rates.js';
 import type { Logger } from '../base/log.js';
 import type { CopyServices } from '../copyservices/copy-services.js';
 import type { Registration } from '../copyservices/registration.js';
@@ -12,6 +14,8 @@ import type { Auth } from './auth.js';
 
 export interface ApiServices {
   readonly array: StorageArray;
+  readonly access: VolumeAccess;
+  readonly rates: VolumeRates;
   readonly pools: Pools;
   readonly copyServices: CopyServices;
   readonly scrubs: Scrubs;

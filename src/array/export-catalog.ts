@@ -1,14 +1,16 @@
 /** What the NBD listener needs of the array: the names it serves and the volume behind each. */
 
 export interface ExportEntry {
+  readonly volumeId: number;
   readonly name: string;
   readonly description: string;
 }
 
 export interface ExportTarget extends ExportEntry {
-  readonly volumeId: number;
   readonly sizeBytes: number;
   readonly readOnly: boolean;
+  /** Why this client cannot have it now, for people; otherwise it could. */
+  readonly refusal?: string | undefined;
 }
 
 export interface ExportCatalog {

@@ -24,6 +24,7 @@ import type { ChangeQueue } from './change-queue.js';
 import type { ExportCatalog, ExportEntry, ExportTarget } from './export-catalog.js';
 import { checkThickFits, findPool } from './pools.js';
 import { VolumeIndex } from './volume-index.js';
+import { checkVolumeSize } from './volume-size.js';
 import { describeRelationship } from './words.js';
 
 /** A volume as the API shows it. Counters are since the server started. */
@@ -94,6 +95,7 @@ export class StorageArray implements ExportCatalog {
    */
   readonly #index = new VolumeIndex();
   #poolNames: readonly string[] = [];
+  readonly #onDelete: ((volumeId: number) => void)[] = [];
 
   /** The volumes of `engine` from now on change through this array only. */
   constructor(engine: ArrayEngine, essSerial: string, changes: ChangeQueue) {
@@ -156,7 +158,7 @@ export class StorageArray implements ExportCatalog {
   create(request: NewVolume): Promise<VolumeView> {
     return this.#changes.run(async () => {
       const name = request.name ?? '';
-      const sizeBytes = checkSize(request.sizeBytes);
+      const sizeBytes = checkVolumeSize(request.sizeBytes);
       const id = this.#chooseId(request);
       this.#checkName(name);
       const pool = findPool(this.#engine.pools(), request.pool);
@@ -183,7 +185,7 @@ export class StorageArray implements ExportCatalog {
     return this.#changes.run(async () => {
       const state = this.state(ref);
       const id = formatVolumeId(state.id);
-      const sizeBytes = checkSize(requestedBytes);
+      const sizeBytes = checkVolumeSize(requestedBytes);
       if (sizeBytes < state.sizeBytes) {
         throw new FlashlunError(
           'SIZE_INVALID',
@@ -214,11 +216,18 @@ export class StorageArray implements ExportCatalog {
         throw fromNative(error, `delete volume ${id}`);
       }
       this.#index.remove(state.id, state.name);
+      for (const tell of this.#onDelete) tell(state.id);
     });
+  }
+
+  /** Who is told of deletions. */
+  onDelete(listener: (volumeId: number) => void): void {
+    this.#onDelete.push(listener);
   }
 
   list(): ExportEntry[] {
     return this.#states().map((state) => ({
+      volumeId: state.id,
       name: serialOf(state.id, this.essSerial),
       description: this.#describe(state),
     }));
@@ -377,17 +386,4 @@ export class StorageArray implements ExportCatalog {
       redirectedTracks: state.redirectedTracks,
     };
   }
-}
-
-/** Whole tracks, as the engine stores them. @throws FlashlunError SIZE_INVALID */
-function checkSize(sizeBytes: number): number {
-  const tooSmall = !Number.isSafeInteger(sizeBytes) || sizeBytes <= 0;
-  if (tooSmall || sizeBytes > LIMITS.maxVolumeBytes) {
-    throw new FlashlunError(
-      'SIZE_INVALID',
-      `size ${sizeBytes} refused: a volume has ${formatSize(LIMITS.minVolumeBytes)} to ` +
-        `${formatSize(LIMITS.maxVolumeBytes)}. Sizes are rounded up to ${formatSize(TRACK_BYTES)}.`,
-    );
-  }
-  return Math.ceil(sizeBytes / TRACK_BYTES) * TRACK_BYTES;
 }

@@ -28,11 +28,13 @@ export const ERRORS = {
   TASK_NOT_FOUND: { http: 404, exit: 6 },
   RELATIONSHIP_NOT_FOUND: { http: 404, exit: 6 },
   USER_NOT_FOUND: { http: 404, exit: 6 },
+  HOST_NOT_FOUND: { http: 404, exit: 6 },
 
   ALREADY_EXISTS: { http: 409, exit: 6 },
   VOLUME_EXISTS: { http: 409, exit: 6 },
   TASK_EXISTS: { http: 409, exit: 6 },
   VOLUME_IN_USE: { http: 409, exit: 6 },
+  HOST_IN_USE: { http: 409, exit: 6 },
   SIZE_INVALID: { http: 400, exit: 6 },
   LSS_INVALID: { http: 400, exit: 6 },
   LSS_FULL: { http: 409, exit: 6 },

@@ -30,6 +30,18 @@ export const LIMITS = {
    * unix socket's users out. QEMU's server allows 100.
    */
   nbdHandshakes: 128,
+  /** NBD connections in all, negotiating or attached (native kMaxConnections). */
+  nbdConnections: 960,
+  /** Of one client (an address, a user of the unix socket): a hypervisor has one for each LUN. */
+  nbdConnectionsPerClient: 512,
+  /** Attached to one volume: a cluster of 32 hosts with 4 each. */
+  nbdConnectionsPerExport: 128,
+  /** Native kSharedBufferBytes: payloads beyond what each connection has of its own. */
+  nbdMemoryBytes: 256 * MIB,
+  /** Warnings of clients turned away for the same reason come at most so often. */
+  nbdWarnMs: 10_000,
+  /** A TCP client that says nothing for so long although asked is gone (native kPeerTimeout). */
+  nbdPeerTimeoutSeconds: 120,
   /** Bytes of a unix socket's path, without the NUL (sun_path of Linux). */
   unixPathBytes: 107,
   /** How long close() waits for native connections to end before it reports that one is stuck. */
@@ -49,6 +61,24 @@ export const LIMITS = {
   volumeNameBytes: 64,
   /** Native kMaxPairsPerEstablish: one transaction must fit one journal group. */
   pairsPerEstablish: 1024,
+
+  // Hosts and limits ------------------------------------------------------------------------------
+
+  /** Far more than a machine room has; bounds GET /v1/hosts and the matching of a client. */
+  hosts: 1024,
+  hostNameBytes: 64,
+  hostDescriptionBytes: 256,
+  /** Addresses, users or TLS identities of one host: a cluster under one name. */
+  hostIdentities: 64,
+  /** A distinguished name; OpenSSL prints at most a few hundred bytes. */
+  tlsIdentityBytes: 1024,
+  /** Above it nothing is limited any more: an NVMe disk does a million. */
+  rateIops: 10_000_000,
+  /** In MB/s; 100 Gbit/s are 12,000. */
+  rateMb: 1_000_000,
+  /** Below, the timer of the system is coarser than the limit. */
+  minBurstSeconds: 0.01,
+  burstSeconds: 60,
 
   // Tasks and users -------------------------------------------------------------------------------
 

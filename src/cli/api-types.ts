@@ -16,17 +16,22 @@ import type {
   VolumeBody,
   VolumesBody,
 } from '../api/schemas.js';
+import type { HostBody, HostsBody, RatesBody, VolumeAccessBody } from '../api/schemas-access.js';
 
 export type ArrayView = Static<typeof ArrayBody>;
 export type FlashcopiesView = Static<typeof FlashcopiesBody>;
 export type FlashcopyView = Static<typeof FlashcopyBody>;
+export type HostsView = Static<typeof HostsBody>;
+export type HostView = Static<typeof HostBody>;
 export type LssesView = Static<typeof LssBody>;
 export type PoolView = Static<typeof PoolBody>;
 export type PoolsView = Static<typeof PoolsBody>;
+export type RatesView = Static<typeof RatesBody>;
 export type ScrubView = Static<typeof ScrubBody>;
 export type TaskView = Static<typeof TaskBody>;
 export type TaskRunView = Static<typeof TaskRunBody>;
 export type TasksView = Static<typeof TasksBody>;
 export type UsersView = Static<typeof UsersBody>;
+export type VolumeAccessView = Static<typeof VolumeAccessBody>;
 export type VolumeView = Static<typeof VolumeBody>;
 export type VolumesView = Static<typeof VolumesBody>;

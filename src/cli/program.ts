@@ -3,6 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { addFlashcopyCommands } from './commands/flashcopy.js';
+import { addHostCommands } from './commands/host.js';
 import { addInventoryCommands } from './commands/inventory.js';
 import { addPoolCommands } from './commands/pool.js';
 import { addServeCommand } from './commands/serve.js';
@@ -47,6 +48,7 @@ export function buildProgram(context: CliContext): Command {
   addServeCommand(program);
   addVolumeCommands(program, context);
   addAttachCommand(program, context);
+  addHostCommands(program, context);
   addFlashcopyCommands(program, context);
   addVerifyCommand(program, context);
   addTaskCommands(program, context);

@@ -8,6 +8,8 @@
 import { loadAddon, type NativeAddon, type PoolHandle } from './native.js';
 import type {
   AdoptOptions,
+  ConnectionLimits,
+  ConnectionMemory,
   CopyBatchResult,
   Engine,
   EngineInfo,
@@ -16,7 +18,9 @@ import type {
   PairSpec,
   PoolReport,
   PoolState,
+  RateLimits,
   RelationshipState,
+  ThrottledState,
   VolumePlacement,
   VerifyBatchResult,
   VolumeState,
@@ -159,6 +163,30 @@ class NativeEngine implements Engine {
   disconnect(connectionId: number): void {
     this.#native.disconnect(this.#handle, connectionId);
   }
+
+  setRates(limits: RateLimits): void {
+    this.#native.setRates(
+      this.#handle,
+      limits.volumeId,
+      limits.iops,
+      limits.bytesPerSecond,
+      limits.connectionIops,
+      limits.connectionBytesPerSecond,
+      limits.burstMs,
+    );
+  }
+
+  throttled(): ThrottledState[] {
+    return this.#native.throttled(this.#handle);
+  }
+
+  setConnectionLimits({ memoryBytes, peerTimeoutSeconds }: ConnectionLimits): void {
+    this.#native.setConnectionLimits(this.#handle, memoryBytes, peerTimeoutSeconds);
+  }
+
+  connectionMemory(): ConnectionMemory {
+    return this.#native.connectionMemory(this.#handle);
+  }
 }
 
 /**
@@ -188,6 +216,11 @@ export function openedEngine(dir: string): Engine {
  */
 export function checkPool(dir: string): Promise<PoolReport> {
   return addon().checkPool(dir);
+}
+
+/** User id of the client of a unix socket, as of its connect; undefined for any other socket. */
+export function peerUid(fd: number): number | undefined {
+  return addon().peerUid(fd);
 }
 
 /**

@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url';
 import { FlashlunError } from '../base/errors.js';
 import type {
   CloseReason,
+  ConnectionMemory,
   CopyBatchResult,
   EngineInfo,
   IoBackend,
@@ -17,6 +18,7 @@ import type {
   PoolReport,
   PoolState,
   RelationshipState,
+  ThrottledState,
   VerifyBatchResult,
   VolumeState,
 } from './types.js';
@@ -96,6 +98,20 @@ export interface NativeAddon {
     leftover: Uint8Array,
   ): number;
   disconnect(handle: PoolHandle, connectionId: number): void;
+
+  setRates(
+    handle: PoolHandle,
+    volumeId: number,
+    iops: number,
+    bytesPerSecond: number,
+    connectionIops: number,
+    connectionBytesPerSecond: number,
+    burstMs: number,
+  ): void;
+  throttled(handle: PoolHandle): ThrottledState[];
+  setConnectionLimits(handle: PoolHandle, memoryBytes: number, peerTimeoutSeconds: number): void;
+  connectionMemory(handle: PoolHandle): ConnectionMemory;
+  peerUid(fd: number): number | undefined;
 
   sdNotify(state: string): boolean;
 }

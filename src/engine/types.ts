@@ -236,6 +236,40 @@ export interface AdoptOptions {
   readonly readOnly: boolean;
 }
 
+/** What the hosts of a volume may do in a second; 0 is no limit. */
+export interface RateLimits {
+  readonly volumeId: number;
+  readonly iops: number;
+  readonly bytesPerSecond: number;
+  /** Of each connection by itself. */
+  readonly connectionIops: number;
+  readonly connectionBytesPerSecond: number;
+  /** So much unused time may be caught up. */
+  readonly burstMs: number;
+}
+
+/** Requests of a volume that rate limits delayed since the pool was opened. */
+export interface ThrottledState {
+  readonly volumeId: number;
+  readonly requests: number;
+  /** Sum over connections. */
+  readonly seconds: number;
+}
+
+export interface ConnectionLimits {
+  /** For payloads in flight of all connections, beyond the 256 KiB that each has for itself. */
+  readonly memoryBytes: number;
+  /** After so long a TCP client that answers nothing is gone; for connections from now on. */
+  readonly peerTimeoutSeconds: number;
+}
+
+export interface ConnectionMemory {
+  readonly mostBytes: number;
+  readonly usedBytes: number;
+  /** How often a request got nothing and went on in pieces. */
+  readonly refused: number;
+}
+
 export interface ConnectionCounters {
   readonly requests: number;
   readonly bytesIn: number;
@@ -313,6 +347,12 @@ export interface Engine {
    * @throws NativeError NOT_FOUND no such volume, LIMIT too many connections.
    */
   adopt(fd: number, options: AdoptOptions, leftover: Uint8Array, onClosed: OnClosed): number;
+  /** Holds at once, also for requests that wait. Not kept: to be said after each open. */
+  setRates(limits: RateLimits): void;
+  /** Volumes with requests that were delayed. */
+  throttled(): ThrottledState[];
+  setConnectionLimits(limits: ConnectionLimits): void;
+  connectionMemory(): ConnectionMemory;
   /** Drops a connection; its onClosed follows. Unknown ids are ignored (it ended by itself). */
   disconnect(connectionId: number): void;
 }

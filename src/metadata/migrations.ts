@@ -69,4 +69,42 @@ export const MIGRATIONS: readonly Migration[] = [
       ) STRICT, WITHOUT ROWID;
     `,
   },
+  {
+    version: 2,
+    name: 'hosts, volume access, rate limits',
+    sql: `
+      -- identities is JSON {addresses, uids, tlsIdentities}: only ever read and written whole.
+      CREATE TABLE hosts (
+        name TEXT PRIMARY KEY,
+        description TEXT NOT NULL,
+        identities TEXT NOT NULL,
+        created_ms INTEGER NOT NULL
+      ) STRICT, WITHOUT ROWID;
+
+      -- Volumes whose access was set. One without a row in volume_access is nobody's: taking the
+      -- last host away must not open the volume to everybody.
+      CREATE TABLE restricted_volumes (
+        volume_id INTEGER PRIMARY KEY
+      ) STRICT;
+
+      CREATE TABLE volume_access (
+        volume_id INTEGER NOT NULL
+          REFERENCES restricted_volumes (volume_id) ON DELETE CASCADE,
+        host TEXT NOT NULL REFERENCES hosts (name) ON DELETE RESTRICT,
+        read_only INTEGER NOT NULL CHECK (read_only IN (0, 1)),
+        PRIMARY KEY (volume_id, host)
+      ) STRICT, WITHOUT ROWID;
+      CREATE INDEX volume_access_by_host ON volume_access (host);
+
+      -- 0 is no limit.
+      CREATE TABLE volume_rates (
+        volume_id INTEGER PRIMARY KEY,
+        iops INTEGER NOT NULL,
+        bytes_per_second INTEGER NOT NULL,
+        connection_iops INTEGER NOT NULL,
+        connection_bytes_per_second INTEGER NOT NULL,
+        burst_ms INTEGER NOT NULL
+      ) STRICT;
+    `,
+  },
 ];

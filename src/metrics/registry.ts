@@ -15,12 +15,16 @@ import {
   type Engine,
   type EngineInfo,
   type RelationshipState,
+  type ThrottledState,
   TRACK_BYTES,
   type VolumeState,
 } from '../engine/types.js';
 
 export interface MetricsSources {
-  readonly engine: Pick<Engine, 'volumes' | 'relationships' | 'info'>;
+  readonly engine: Pick<
+    Engine,
+    'volumes' | 'relationships' | 'info' | 'throttled' | 'connectionMemory'
+  >;
   readonly pools: { list(): PoolView[] };
   readonly copyServices: { readonly counters: CopyServicesCounters };
   readonly backgroundCopy: {
@@ -29,7 +33,16 @@ export interface MetricsSources {
     readonly queuedCount: number;
   };
   readonly scrubs: { readonly counters: ScrubCounters; readonly activeCount: number };
+  /** Undefined until it listens. */
+  readonly nbd: () => NbdFacts | undefined;
   readonly version: string;
+}
+
+/** Of the listener. */
+interface NbdFacts {
+  readonly negotiating: number;
+  readonly placesUsed: number;
+  readonly refusals: Readonly<Record<string, number>>;
 }
 
 /** One line of the exposition: labels and value. */
@@ -86,6 +99,7 @@ export function createMetrics(sources: MetricsSources): {
     ...volumeFamilies(),
     ...flashcopyFamilies(sources),
     ...verifyFamilies(sources),
+    ...limitFamilies(sources),
   ];
   for (const family of families) registry.registerMetric(asMetric(family, () => snapshot));
   return {
@@ -250,6 +264,51 @@ function verifyFamilies({ scrubs }: MetricsSources): Family[] {
     }),
     single('counter', 'verify_io_errors_total', 'Tracks that could not be read', () => {
       return scrubs.counters.ioErrors;
+    }),
+  ];
+}
+
+function limitFamilies({ engine, nbd }: MetricsSources): Family[] {
+  const throttled = (value: (state: ThrottledState) => number) => (): Sample[] =>
+    engine.throttled().map((state) => ({
+      labels: { volume: formatVolumeId(state.volumeId) },
+      value: value(state),
+    }));
+  return [
+    single('gauge', 'nbd_negotiating', 'NBD clients in negotiation', () => nbd()?.negotiating ?? 0),
+    single('gauge', 'nbd_places_used', 'NBD connections of all kinds (--nbd-connections)', () => {
+      return nbd()?.placesUsed ?? 0;
+    }),
+    {
+      name: 'flashlun_nbd_refused_total',
+      help: 'NBD clients turned away, or told that there is no such export, by reason',
+      type: 'counter',
+      samples: () =>
+        Object.entries(nbd()?.refusals ?? {}).map(([reason, value]) => ({
+          labels: { reason },
+          value,
+        })),
+    },
+    {
+      name: 'flashlun_volume_throttled_ops_total',
+      help: 'Requests delayed by rate limits',
+      type: 'counter',
+      samples: throttled(({ requests }) => requests),
+    },
+    {
+      name: 'flashlun_volume_throttled_seconds_total',
+      help: 'Time by which they were delayed, summed over connections',
+      type: 'counter',
+      samples: throttled(({ seconds }) => seconds),
+    },
+    single('gauge', 'nbd_memory_used_bytes', 'Payloads in flight, beyond own memory', () => {
+      return engine.connectionMemory().usedBytes;
+    }),
+    single('gauge', 'nbd_memory_most_bytes', 'What that may be (--nbd-memory)', () => {
+      return engine.connectionMemory().mostBytes;
+    }),
+    single('counter', 'nbd_memory_refused_total', 'Requests that got none of it', () => {
+      return engine.connectionMemory().refused;
     }),
   ];
 }

@@ -73,6 +73,11 @@ export function checkDescriptorsShown(server: Server): void {
   );
 }
 
+/** The descriptor of a socket that Node still has; undefined when it is gone. */
+export function descriptorOf(socket: Socket): number | undefined {
+  return handleOf(socket)?.fd;
+}
+
 function read(socket: Socket): Uint8Array | null {
   return socket.read() as Uint8Array | null;
 }

@@ -297,6 +297,10 @@ export class Handshake {
       this.#onUnknownExport(parsed.value.name);
       return;
     }
+    if (chosen.refusal !== undefined) {
+      this.#refuse(REPLY.errPolicy, chosen.refusal);
+      return;
+    }
     this.#sendInfos(chosen, parsed.value);
     this.#send(optionReply(this.#option, REPLY.ack));
     if (this.#option === OPTION.go) this.#transmit(chosen);
@@ -334,6 +338,10 @@ export class Handshake {
       this.#close('refused', `EXPORT_NAME: ${this.#unknownExport(parsed.value)}`);
       return;
     }
+    if (chosen.refusal !== undefined) {
+      this.#close('refused', `EXPORT_NAME: ${chosen.refusal}`);
+      return;
+    }
     const flags = transmissionFlags(chosen.readOnly);
     this.#send(exportNameReply(chosen.sizeBytes, flags, !this.#noZeroes));
     this.#transmit(chosen);
@@ -347,7 +355,7 @@ export class Handshake {
   #unknownExport(name: string): string {
     const example = this.#catalog.example();
     const what = name === '' ? 'there is no default export' : `there is no export ${quote(name)}`;
-    if (example === undefined) return `${what}, this array has no volumes yet`;
+    if (example === undefined) return `${what}, this array has no volumes for you`;
     return `${what}. Ask for a volume's serial (as ${example}), id or name; LIST shows them`;
   }
 }

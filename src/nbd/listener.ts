@@ -9,11 +9,23 @@
 
 import type { Server, Socket } from 'node:net';
 import type { ExportCatalog } from '../array/export-catalog.js';
+import type { PeerIdentity } from '../array/peer.js';
 import { FlashlunError } from '../base/errors.js';
 import { formatVolumeId } from '../base/ids.js';
 import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
 import type { CloseReason, ConnectionCounters, Engine } from '../engine/types.js';
+import {
+  type AccessRules,
+  ClientCatalog,
+  type ConnectionCaps,
+  ConnectionCounts,
+  identifyPeer,
+  mayGoOn,
+  type Place,
+  type RefusalReason,
+  type Refusals,
+} from './access.js';
 import { ConnectionRegistry, type NbdConnection } from './connections.js';
 import { checkDescriptorsShown, handOver } from './hand-over.js';
 import type { TransmitOutcome } from './handshake.js';
@@ -28,9 +40,31 @@ export interface NbdListenerOptions {
   readonly log: Logger;
   /** Instead of LIMITS.nbdHandshakeMs. */
   readonly handshakeMs?: number | undefined;
-  /** Instead of LIMITS.nbdHandshakes. */
-  readonly handshakes?: number | undefined;
+  /** Instead of LIMITS.nbdHandshakes and its kin. */
+  readonly caps?: Partial<ConnectionCaps> | undefined;
+  /** Who may attach what; left out: everybody everything. */
+  readonly access?: AccessRules | undefined;
+  /** User behind a unix socket's descriptor; left out: nobody knows. */
+  readonly uidOf?: ((fd: number) => number | undefined) | undefined;
 }
+
+/** A client on its way in. */
+interface Arrival {
+  readonly socket: Socket;
+  readonly transport: Transport;
+  /** For people. */
+  readonly peer: string;
+  readonly identity: PeerIdentity;
+  readonly place: Place;
+  readonly catalog: ClientCatalog;
+}
+
+const DEFAULT_CAPS: ConnectionCaps = {
+  handshakes: LIMITS.nbdHandshakes,
+  total: LIMITS.nbdConnections,
+  perClient: LIMITS.nbdConnectionsPerClient,
+  perExport: LIMITS.nbdConnectionsPerExport,
+};
 
 /** A running NBD server. */
 export interface NbdServer {
@@ -38,6 +72,14 @@ export interface NbdServer {
   addresses(): { tcp?: TcpAddress; unix?: string };
   /** The clients in transmission; those still negotiating have no volume yet. */
   connections(): NbdConnection[];
+  /** Clients in negotiation. */
+  readonly negotiating: number;
+  /** Connections that count for --nbd-connections: negotiating, attached, or about to end. */
+  readonly placesUsed: number;
+  /** Clients turned away since the start. */
+  readonly refusals: Refusals;
+  /** Ends connections that access rules do not allow any more; how many those are. */
+  enforceAccess(): number;
   /**
    * Stops listening, drops negotiations, disconnects clients, and resolves when the engine has let
    * go of all of them. Calling it again returns the same promise.
@@ -70,16 +112,18 @@ class NbdListeners implements NbdServer {
   readonly #options: NbdListenerOptions;
   readonly #log: Logger;
   readonly #registry = new ConnectionRegistry();
-  readonly #negotiating = { tcp: new Set<Socket>(), unix: new Set<Socket>() };
+  readonly #counts: ConnectionCounts;
+  readonly #negotiating = { tcp: new Map<Socket, Place>(), unix: new Map<Socket, Place>() };
   #tcp: Server | undefined;
   #unix: Server | undefined;
   #closing: Promise<void> | undefined;
-  /** One warning for each time a limit is reached, not one for each client turned away. */
-  readonly #isFull = { tcp: false, unix: false };
+  /** When clients were last said to be turned away, so that not each of them is told of. */
+  readonly #warnedAt = new Map<string, number>();
 
   constructor(options: NbdListenerOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'nbd' });
+    this.#counts = new ConnectionCounts({ ...DEFAULT_CAPS, ...options.caps });
   }
 
   async listen(): Promise<void> {
@@ -110,6 +154,32 @@ class NbdListeners implements NbdServer {
     return this.#registry.list();
   }
 
+  get negotiating(): number {
+    return this.#negotiating.tcp.size + this.#negotiating.unix.size;
+  }
+
+  get placesUsed(): number {
+    return this.#counts.total;
+  }
+
+  get refusals(): Refusals {
+    return this.#counts.refusals;
+  }
+
+  enforceAccess(): number {
+    const { access, engine } = this.#options;
+    let ended = 0;
+    for (const { id, volumeId, peer, identity, readOnly } of this.#registry.list()) {
+      const grant = access?.grant(volumeId, identity) ?? 'read-write';
+      if (mayGoOn(grant, readOnly)) continue;
+      const facts = { audit: true, connection: id, peer, volume: formatVolumeId(volumeId), grant };
+      this.#log.info(facts, 'disconnected: the access rules do not allow it any more');
+      engine.disconnect(id);
+      ended += 1;
+    }
+    return ended;
+  }
+
   close(): Promise<void> {
     this.#closing ??= this.#close();
     return this.#closing;
@@ -120,7 +190,7 @@ class NbdListeners implements NbdServer {
     // once the negotiating ones are destroyed.
     const closed = [this.#tcp, this.#unix].map((server) => closeServer(server));
     const { tcp, unix } = this.#negotiating;
-    for (const socket of [...tcp, ...unix]) socket.destroy();
+    for (const socket of [...tcp.keys(), ...unix.keys()]) socket.destroy();
     for (const connection of this.#registry.list()) this.#options.engine.disconnect(connection.id);
     await Promise.all(closed);
     if (await this.#registry.untilEmpty(LIMITS.nbdCloseMs)) return;
@@ -138,43 +208,73 @@ class NbdListeners implements NbdServer {
   }
 
   #onConnection(socket: Socket, transport: Transport): void {
-    const peer = peerOf(socket, transport);
-    if (this.#closing || !this.#hasRoom(transport)) {
+    const arrival = this.#closing ? undefined : this.#arrive(socket, transport);
+    if (arrival === undefined) {
       socket.on('error', () => {
         // It was turned away; how it takes that is its own business.
       });
       socket.destroy();
       return;
     }
-    this.#negotiating[transport].add(socket);
+    const { catalog, peer, place } = arrival;
+    this.#negotiating[transport].set(socket, place);
     const deadlineMs = this.#options.handshakeMs ?? LIMITS.nbdHandshakeMs;
-    negotiate({ socket, catalog: this.#options.catalog, deadlineMs }, (end) => {
+    negotiate({ socket, catalog, deadlineMs }, (end) => {
       this.#negotiating[transport].delete(socket);
-      if (end.kind === 'ready') this.#adopt(socket, transport, peer, end.outcome);
-      else this.#logFailure(peer, end);
+      if (end.kind === 'ready' && this.#adopt(arrival, end.outcome)) return;
+      this.#counts.leave(place);
+      if (end.kind !== 'ready') this.#logFailure(peer, end);
     });
   }
 
-  #hasRoom(transport: Transport): boolean {
-    const most = this.#options.handshakes ?? LIMITS.nbdHandshakes;
-    const isFull = this.#negotiating[transport].size >= most;
-    if (isFull && !this.#isFull[transport]) {
-      this.#log.warn(
-        { transport, limit: most },
-        'too many clients negotiate at once; turning others away',
-      );
+  /** Undefined: there is no room for one more. */
+  #arrive(socket: Socket, transport: Transport): Arrival | undefined {
+    const { access, catalog, uidOf = () => undefined } = this.#options;
+    const peer = peerOf(socket, transport);
+    const identity = identifyPeer(socket, transport, uidOf);
+    const negotiating = this.#negotiating[transport];
+    const place = this.#counts.enter(identity, {
+      inAll: negotiating.size,
+      of: (key) => [...negotiating.values()].filter((each) => each.key === key).length,
+    });
+    if (typeof place === 'string') {
+      this.#turnAway(place, peer, transport);
+      return undefined;
     }
-    this.#isFull[transport] = isFull;
-    return !isFull;
+    const onDenied = (volumeId: number): void => {
+      const facts = { peer, identity, volume: formatVolumeId(volumeId) };
+      this.#log.info({ audit: true, ...facts }, 'refused: no access rule lets this client in');
+    };
+    const options = { catalog, rules: access, counts: this.#counts, peer: identity, onDenied };
+    const view = new ClientCatalog(options);
+    return { socket, transport, peer, identity, place, catalog: view };
   }
 
-  #adopt(socket: Socket, transport: Transport, peer: string, outcome: TransmitOutcome): void {
+  #turnAway(reason: RefusalReason, peer: string, transport: Transport): void {
+    this.#counts.countRefusal(reason);
+    const what = `${reason} ${transport}`;
+    const now = performance.now();
+    if (now - (this.#warnedAt.get(what) ?? -Infinity) < LIMITS.nbdWarnMs) return;
+    this.#warnedAt.set(what, now);
+    this.#log.warn({ transport, peer, limit: reason }, TURNED_AWAY[reason]);
+  }
+
+  /** Whether the engine has the connection now; else it is closed. */
+  #adopt(arrival: Arrival, outcome: TransmitOutcome): boolean {
+    const { socket, transport, peer, identity, place } = arrival;
     const { volumeId, readOnly } = outcome.export;
     const { structuredReplies } = outcome;
     const log = this.#log.child({ peer, volume: formatVolumeId(volumeId) });
+    // Both may have changed while the last reply was on its way.
+    if (!mayGoOn(arrival.catalog.grant(volumeId), readOnly) || this.#counts.isFull(volumeId)) {
+      log.info('closed: access or room for it has gone during negotiation');
+      socket.destroy();
+      return false;
+    }
     let id = -1;
     const onClosed = (reason: CloseReason, detail: string, counters: ConnectionCounters): void => {
       this.#registry.remove(id);
+      this.#counts.leave(place);
       logClosed(log, reason, detail, counters);
     };
     try {
@@ -185,10 +285,13 @@ class NbdListeners implements NbdServer {
       );
     } catch (error) {
       logNotAdopted(log, error);
-      return;
+      return false;
     }
-    this.#registry.add({ id, volumeId, peer, transport, since: new Date().toISOString() });
+    this.#counts.attach(place, volumeId);
+    const since = new Date().toISOString();
+    this.#registry.add({ id, volumeId, peer, transport, identity, readOnly, since });
     log.info({ connection: id, structuredReplies, readOnly }, 'attached');
+    return true;
   }
 
   #logFailure(peer: string, end: NegotiationFailure): void {
@@ -198,6 +301,14 @@ class NbdListeners implements NbdServer {
     else this.#log.info(facts, 'negotiation refused');
   }
 }
+
+const TURNED_AWAY: Readonly<Record<RefusalReason, string>> = {
+  handshakes: 'too many clients negotiate at once; turning others away (--nbd-handshakes)',
+  total: 'too many NBD connections; turning others away (--nbd-connections)',
+  client: 'one client has too many connections (--nbd-connections-per-client)',
+  export: 'a volume has too many connections (--nbd-connections-per-export)',
+  access: 'no access rule lets this client in',
+};
 
 /**
  * NBD has no way to say anything after GO, so the client only sees the connection close. Likely

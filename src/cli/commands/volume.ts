@@ -8,6 +8,7 @@ import type { ArrayView, VolumesView, VolumeView } from '../api-types.js';
 import { ATTACH_FORMATS, type AttachFormat, attachText, type Transport } from '../attach.js';
 import { type CliContext, jsonOption, print, withApi } from '../context.js';
 import { formatFields, formatTable, formatTime } from '../output.js';
+import { addVolumeAccessCommands } from './volume-access.js';
 
 interface CreateFlags {
   readonly lss?: string;
@@ -49,6 +50,7 @@ export function addVolumeCommands(program: Command, context: CliContext): void {
     .action((ref: string, _flags: unknown, command: Command) => showVolume(context, ref, command));
 
   addResize(volume, context);
+  addVolumeAccessCommands(volume, context);
 
   volume
     .command('delete')

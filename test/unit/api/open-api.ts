@@ -49,6 +49,7 @@ export async function openTestApi(scope: Scope) {
       copyServices,
       backgroundCopy,
       scrubs,
+      nbd: services.nbd,
       version: '1.2.3',
     }),
     nbdAddresses: () => ({ tcp: '127.0.0.1:10809', unix: null }),
@@ -67,7 +68,7 @@ export async function openTestApi(scope: Scope) {
   const logIn = async (user: Role) => {
     const { token } = await auth.login(user, 'secret', '127.0.0.1');
     return (
-      method: 'GET' | 'POST' | 'DELETE',
+      method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE',
       url: string,
       payload?: InjectOptions['payload'],
       contentType?: string,

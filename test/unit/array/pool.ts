@@ -1,15 +1,19 @@
 /** The real engine and an array on it, in a pool of its own for a test. */
 import { join } from 'node:path';
 import { ChangeQueue } from '../../../src/array/change-queue.js';
+import { Hosts } from '../../../src/array/hosts.js';
 import { Pools } from '../../../src/array/pools.js';
 import { StorageArray } from '../../../src/array/storage-array.js';
+import { VolumeAccess } from '../../../src/array/volume-access.js';
+import { VolumeRates } from '../../../src/array/volume-rates.js';
 import { BackgroundCopy } from '../../../src/copyservices/background-copy.js';
 import { CopyServices } from '../../../src/copyservices/copy-services.js';
 import { Scrubs } from '../../../src/copyservices/scrubs.js';
 import { openEngine } from '../../../src/engine/index.js';
 import type { Engine } from '../../../src/engine/types.js';
+import { AccessRepository, HostRepository, RateRepository } from '../../../src/metadata/hosts.js';
 import type { Scope } from '../../helpers/cleanup.js';
-import { QUIET } from '../metadata/open.js';
+import { openTestDatabase, QUIET } from '../metadata/open.js';
 
 /** Workers run compiled code; `npm test` builds it first. */
 const WORKER = new URL('../../../dist/workers/background-copy.js', import.meta.url);
@@ -21,6 +25,10 @@ export interface TestArray {
   readonly changes: ChangeQueue;
   readonly array: StorageArray;
   readonly pools: Pools;
+  readonly access: VolumeAccess;
+  readonly rates: VolumeRates;
+  /** No listener. */
+  readonly nbd: () => undefined;
 }
 
 /** An empty array on ESS 13698. */
@@ -30,7 +38,13 @@ export async function openTestArray(scope: Scope, capacityBytes = 2 ** 30): Prom
   scope.defer('close the engine', () => engine.close());
   const changes = new ChangeQueue();
   const pools = new Pools({ engine, changes, log: QUIET });
-  return { engine, poolDir, changes, array: new StorageArray(engine, '13698', changes), pools };
+  const array = new StorageArray(engine, '13698', changes);
+  const db = await openTestDatabase(scope);
+  const common = { array, changes, log: QUIET };
+  const hosts = new Hosts(new HostRepository(db), QUIET);
+  const access = new VolumeAccess({ ...common, hosts, records: new AccessRepository(db) });
+  const rates = new VolumeRates({ ...common, engine, records: new RateRepository(db) });
+  return { engine, poolDir, changes, array, pools, access, rates, nbd: () => undefined };
 }
 
 export interface TestCopyServices extends TestArray {

@@ -57,7 +57,11 @@ test('a volume is found by id, serial and name, in any case of the hex digits', 
       expect(array.resolve(ref)).toBeUndefined();
     }
     expect(array.list()).toEqual([
-      { name: '2AB13698', description: "ESS 13698 volume 12AB 'Büro-1', 64.0 KiB" },
+      {
+        volumeId: 0x12ab,
+        name: '2AB13698',
+        description: "ESS 13698 volume 12AB 'Büro-1', 64.0 KiB",
+      },
     ]);
   }));
 

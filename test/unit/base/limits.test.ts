@@ -26,6 +26,17 @@ test.each([
   expect(LIMITS[key]).toBe(nativeLimit(name));
 });
 
+test('the limits of connections are those of native/nbd/limits.h', () => {
+  const header = new URL('../../../native/nbd/limits.h', import.meta.url);
+  const text = readFileSync(header, 'utf8');
+  const mib = Number(/ kSharedBufferBytes = size_t\{(\d+)\} << 20;/.exec(text)?.[1]);
+  expect(LIMITS.nbdMemoryBytes).toBe(mib * 2 ** 20);
+  expect(LIMITS.nbdPeerTimeoutSeconds).toBe(Number(/ kPeerTimeout\{(\d+)\};/.exec(text)?.[1]));
+  expect(text).toContain('kMaxConnections = kMaxOpSlots - kMaxAsyncOps - 64;');
+  expect(HEADER).toContain('kMaxOpSlots = 1024 + kMaxAsyncOps;');
+  expect(LIMITS.nbdConnections).toBe(1024 - 64);
+});
+
 test('every limit is a positive number', () => {
   for (const [name, value] of Object.entries(LIMITS)) {
     expect(Number.isFinite(value) && value > 0, name).toBe(true);

@@ -15,6 +15,15 @@ test('defaults', () => {
     dataDir: path.resolve('data'),
     nbd: { host: '127.0.0.1', port: 10809 },
     nbdUnix: path.resolve('data/nbd.sock'),
+    nbdLimits: {
+      handshakeSeconds: 10,
+      handshakes: 128,
+      connections: 960,
+      connectionsPerClient: 512,
+      connectionsPerExport: 128,
+      memoryBytes: 256 * 1024 * 1024,
+      peerTimeoutSeconds: 120,
+    },
     http: { host: '127.0.0.1', port: 8452 },
     cache: 'writeback',
     io: 'auto',
@@ -53,9 +62,12 @@ test('--print-config gives the same configuration again', () => {
       copyRate: '0.5',
       poolCapacity: '2T',
       insecureNbd: true,
+      nbdHandshakes: 7,
+      nbdMemory: '1.5G',
     },
     {},
   );
+  expect(config.nbdLimits).toMatchObject({ handshakes: 7, memoryBytes: 1.5 * 2 ** 30 });
   const again = resolveConfig({}, {}, stringify(printableConfig(config)));
   expect(again).toEqual(config);
 });
@@ -85,6 +97,10 @@ test.each<[string, ServeOptions, RegExp]>([
   ['a capacity nobody has', { poolCapacity: '999999T' }, /8 PiB\.$/],
   ['a tiny capacity', { poolCapacity: '1M' }, /at least 64M/],
   ['a log level', { logLevel: 'loud' }, /use one of trace, debug/],
+  ['no connections', { nbdConnections: '0' }, /--nbd-connections .*from 1 to 960/],
+  ['more than there are', { nbdConnectionsPerExport: 961 }, /from 1 to 960/],
+  ['a timeout in words', { nbdPeerTimeout: 'never' }, /--nbd-peer-timeout .*from 12 to 86400/],
+  ['memory in words', { nbdMemory: 'much' }, /--nbd-memory .*a size up to 1T/],
   ['an empty data directory', { data: '' }, /--data .*empty/],
   ['a socket path that is too long', { nbdUnix: `/${'x'.repeat(107)}` }, /107 bytes.*shorter/],
 ])('%s is refused', (_what, flags, message) => {

@@ -44,6 +44,7 @@ export const EMPTY_CATALOG: ExportCatalog = {
 /** Every fixed-block volume an ESS can have, with descriptions of the length given. */
 export function fullCatalog(descriptionBytes: number): ExportCatalog {
   const entries = Array.from({ length: 4096 }, (_, index) => ({
+    volumeId: 0x1000 + index,
     name: `${index.toString(16).toUpperCase().padStart(3, '0')}13698`,
     description: 'd'.repeat(descriptionBytes),
   }));

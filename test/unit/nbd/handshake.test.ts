@@ -360,7 +360,9 @@ describe('an array without volumes', () => {
     const list = drive([clientFlags(), option(OPT.list)], EMPTY_CATALOG);
     expect(answers(list)).toEqual([[OPT.list, REP.ack]]);
     const refused = drive([clientFlags(), go('')], EMPTY_CATALOG);
-    expect(texts(refused)).toEqual(['there is no default export, this array has no volumes yet']);
+    expect(texts(refused)).toEqual([
+      'there is no default export, this array has no volumes for you',
+    ]);
   });
 });
 

@@ -209,7 +209,7 @@ describe('logging', () => {
 describe('the limit on negotiations', () => {
   test('one more is turned away, and the place of one that leaves is free again', () =>
     scoped(async (scope) => {
-      const started = await start(scope, { handshakes: 2 });
+      const started = await start(scope, { caps: { handshakes: 2 } });
       const first = await greeted(scope, started);
       await greeted(scope, started);
       for (let i = 0; i < 3; i += 1) {
@@ -235,7 +235,7 @@ describe('the limit on negotiations', () => {
 
   test('is of each listener: silent TCP clients do not keep the unix socket from others', () =>
     scoped(async (scope) => {
-      const started = await start(scope, { handshakes: 1 });
+      const started = await start(scope, { caps: { handshakes: 1 } });
       await greeted(scope, started);
       const local = await greeted(scope, { path: started.unixPath });
       local.send(clientFlags(), option(OPT.abort));

@@ -9,6 +9,15 @@ export interface ExportTarget extends ExportEntry {
   readonly volumeId: number;
   readonly sizeBytes: number;
   readonly readOnly: boolean;
+  /** Logical block size of the volume, 512 or 4096; 512 when left out. */
+  readonly blockBytes?: number;
+}
+
+/** A relationship whose changes since T0 can be asked for. */
+export interface ExportBitmap {
+  /** `fc-1203-1303`. */
+  readonly name: string;
+  readonly relationshipId: number;
 }
 
 export interface ExportCatalog {
@@ -18,4 +27,6 @@ export interface ExportCatalog {
   example(): string | undefined;
   /** By serial, volume id or name; undefined when there is no such volume. '' is no volume. */
   resolve(name: string): ExportTarget | undefined;
+  /** Of the volume's relationships. A catalog of volumes that are never copied leaves it out. */
+  bitmaps?(volumeId: number): readonly ExportBitmap[];
 }

@@ -16,6 +16,7 @@ import type {
   PairSpec,
   PoolReport,
   PoolState,
+  Recording,
   RelationshipState,
   VolumePlacement,
   VerifyBatchResult,
@@ -72,9 +73,9 @@ class NativeEngine implements Engine {
     id: number,
     sizeBytes: number,
     name: string,
-    { pool = 0, thick = false }: VolumePlacement = {},
+    { pool = 0, thick = false, blockBytes = 512 }: VolumePlacement = {},
   ): Promise<void> {
-    return this.#native.createVolume(this.#handle, id, sizeBytes, name, pool, thick);
+    return this.#native.createVolume(this.#handle, id, sizeBytes, name, pool, thick, blockBytes);
   }
 
   resizeVolume(id: number, sizeBytes: number): Promise<void> {
@@ -125,6 +126,10 @@ class NativeEngine implements Engine {
     return this.#native.relationships(this.#handle);
   }
 
+  recordings(volumeId: number): Recording[] {
+    return this.#native.recordings(this.#handle, volumeId);
+  }
+
   copyBatch(relationshipId: number, firstTrack: number, maxTracks: number): CopyBatchResult {
     return this.#native.copyBatch(this.#handle, relationshipId, firstTrack, maxTracks);
   }
@@ -142,12 +147,12 @@ class NativeEngine implements Engine {
   }
 
   adopt(fd: number, options: AdoptOptions, leftover: Uint8Array, onClosed: OnClosed): number {
-    const { volumeId, structuredReplies, readOnly } = options;
+    const { volumeId, readOnly, ...negotiated } = options;
     const connectionId = this.#native.adopt(
       this.#handle,
       fd,
       volumeId,
-      structuredReplies,
+      negotiated,
       readOnly,
       leftover,
     );

@@ -170,7 +170,7 @@ class NbdListeners implements NbdServer {
 
   #adopt(socket: Socket, transport: Transport, peer: string, outcome: TransmitOutcome): void {
     const { volumeId, readOnly } = outcome.export;
-    const { structuredReplies } = outcome;
+    const { replies, contexts, minBlockBytes } = outcome;
     const log = this.#log.child({ peer, volume: formatVolumeId(volumeId) });
     let id = -1;
     const onClosed = (reason: CloseReason, detail: string, counters: ConnectionCounters): void => {
@@ -179,7 +179,7 @@ class NbdListeners implements NbdServer {
     };
     try {
       const { engine } = this.#options;
-      const settings = { volumeId, structuredReplies, readOnly };
+      const settings = { volumeId, readOnly, replies, contexts, minBlockBytes };
       id = handOver(socket, outcome.leftover, (fd, leftover) =>
         engine.adopt(fd, settings, leftover, onClosed),
       );
@@ -188,7 +188,7 @@ class NbdListeners implements NbdServer {
       return;
     }
     this.#registry.add({ id, volumeId, peer, transport, since: new Date().toISOString() });
-    log.info({ connection: id, structuredReplies, readOnly }, 'attached');
+    log.info({ connection: id, replies, contexts: contexts.length, readOnly }, 'attached');
   }
 
   #logFailure(peer: string, end: NegotiationFailure): void {

@@ -72,6 +72,7 @@ test('a look-up does not list the volumes, and follows what is made and deleted'
       deleteVolume: engine.deleteVolume.bind(engine),
       volume: engine.volume.bind(engine),
       relationships: engine.relationships.bind(engine),
+      recordings: engine.recordings.bind(engine),
       pools: engine.pools.bind(engine),
       volumes: () => {
         listed += 1;

@@ -185,9 +185,11 @@ uint32_t Connection::PieceBytes(const Request& request, uint32_t position) const
 
 // The same, ended where a hole begins; or the hole.
 Connection::Piece Connection::NextPiece(const Request& request, uint32_t position) {
-  if (InOnePiece(request)) return {PieceBytes(request, position), false};
-  const DataRun run = volume_.FindRun(slot_, request.offset + position, request.length - position,
-                                      kChunkDataBytes, kMinHoleBytes);
+  const uint64_t left = request.length - position;
+  // Small reads, which are most of them, are not looked up twice.
+  if (InOnePiece(request) || left < kMinHoleBytes) return {PieceBytes(request, position), false};
+  const DataRun run =
+      volume_.FindRun(slot_, request.offset + position, left, kChunkDataBytes, kMinHoleBytes);
   const auto bytes = static_cast<uint32_t>(run.bytes);
   return {run.zero ? bytes : std::min(bytes, PieceBytes(request, position)), run.zero};
 }

@@ -57,7 +57,7 @@ Verdict ValidateRange(const Request& request, const ExportLimits& limits) {
     const bool grows = request.type == kWrite || request.type == kWriteZeroes;
     return Refuse(grows ? kWireNoSpace : kWireInvalid, "beyond the end of the volume");
   }
-  if ((request.offset | request.length) % limits.min_block != 0)
+  if (((request.offset | request.length) & (limits.min_block - 1)) != 0)
     return Refuse(kWireInvalid, "not a multiple of the volume's block size");
   if (request.type == kBlockStatus && request.length == 0)
     return Refuse(kWireInvalid, "nothing to tell of no bytes");

@@ -35,7 +35,7 @@ struct ExportLimits {
   bool read_only = false;
   ReplyStyle style = ReplyStyle::kSimple;
   size_t contexts = 0;     // metadata contexts that were selected
-  uint32_t min_block = 1;  // of offsets and lengths, for a client that asked for it
+  uint32_t min_block = 1;  // of offsets and lengths, for who asked for it; a power of two
 };
 
 // Bytes that follow the request's header. A WRITE without PAYLOAD_LEN has its payload too, as

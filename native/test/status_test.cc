@@ -1,5 +1,7 @@
 // Block status against what was written: allocation and depth exactly, changes never too few.
+#include <atomic>
 #include <random>
+#include <thread>
 
 #include "core/store_impl.h"
 #include "test/pool_fixture.h"
@@ -243,6 +245,59 @@ TEST_CASE_FIXTURE(StatusFixture, "changes are never too few") {
   }
   CHECK(clean_blocks > 0);
   for (Volume& volume : volumes) volume = Volume();
+}
+
+// The same with everybody at once: what was answered before the question is in the answer.
+TEST_CASE_FIXTURE(StatusFixture, "changes are never too few while hosts write and the copy runs") {
+  Open();
+  constexpr uint64_t kTracks = 1024;
+  Volume a = Create(kA, kTracks);
+  Volume b = Create(kB, kTracks);
+  for (uint64_t track = 0; track < kTracks; track += 2) Fill(a, track * kT, kT, 'a');
+  const uint64_t id = Establish(kA, kB, kRelNoCopy);
+  std::atomic<uint64_t> written{0};  // tracks of the source whose change was answered
+  std::atomic<bool> failed{false};
+  const auto work = [&](auto body) {
+    return std::thread([this, body] {
+      OpSlot* own = store().AcquireSlot();
+      body(*own);
+      store().ReleaseSlot(own);
+    });
+  };
+  std::thread source = work([&](OpSlot& own) {
+    const std::vector<char> data(4096, 'b');
+    for (uint64_t track = 0; track < kTracks; ++track) {
+      // Data becomes other data or nothing, nothing becomes data.
+      const Status status = track % 4 == 0 ? a.Trim(own, track * kT, kT)
+                                           : a.Write(own, track * kT, data.data(), data.size());
+      if (!status.ok()) failed = true;
+      written.store(track + 1, std::memory_order_release);
+    }
+  });
+  std::thread target = work([&](OpSlot& own) {
+    std::mt19937_64 random(1);
+    const std::vector<char> data(4096, 'c');
+    while (written.load() < kTracks) {
+      const uint64_t offset = random() % kTracks * kT;
+      const Status status = random() % 2 == 0 ? b.Trim(own, offset, kT)
+                                              : b.Write(own, offset, data.data(), data.size());
+      if (!status.ok()) failed = true;
+      if (random() % 8 == 0) failed = failed || !store().CopyBatch(id, offset / kT, 2).ok();
+    }
+  });
+  for (uint64_t before = 0; before < kTracks;) {
+    before = written.load(std::memory_order_acquire);
+    uint64_t at = 0;
+    for (const StatusExtent& extent : Changes(a, id)) {
+      // The first 4 KiB of each of those tracks differ from T0.
+      const uint64_t first = (at + kT - 1) / kT;
+      if (extent.flags == 0 && first * kT < at + extent.length) CHECK(first >= before);
+      at += extent.length;
+    }
+  }
+  source.join();
+  target.join();
+  CHECK_FALSE(failed);
 }
 
 TEST_CASE_FIXTURE(StatusFixture, "runs of zeroes are told from data") {

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <napi.h>
 
+#include <bit>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -140,7 +141,7 @@ Napi::Value Check(const Napi::CallbackInfo& info) {
 
 // Volumes ---------------------------------------------------------------------
 
-// createVolume(handle, id, sizeBytes, name, pool number, thick) -> Promise
+// createVolume(handle, id, sizeBytes, name, pool number, thick, blockBytes) -> Promise
 Napi::Value CreateVolume(const Napi::CallbackInfo& info) {
   const uint16_t id = VolumeArgument(info, 1);
   const uint64_t size_bytes = IntegerArgument(info, 2, "sizeBytes", kMaxCount);
@@ -148,6 +149,7 @@ Napi::Value CreateVolume(const Napi::CallbackInfo& info) {
   CreateOptions options;
   options.pool = static_cast<uint32_t>(IntegerArgument(info, 4, "pool", kMaxAreas - 1));
   options.thick = BooleanArgument(info, 5, "thick");
+  options.block_bytes = static_cast<uint32_t>(IntegerArgument(info, 6, "blockBytes", UINT32_MAX));
   return Work::Start(info.Env(),
                      OnStore(HandleArgument(info), [id, size_bytes, name, options](Store& store) {
                        return store.CreateVolume(id, size_bytes, name, options);
@@ -250,6 +252,11 @@ Napi::Value Relationships(const Napi::CallbackInfo& info) {
   return ToJs(info.Env(), UseArgument(info).store().ListRelationships());
 }
 
+// recordings(handle, volume id) -> object[]
+Napi::Value Recordings(const Napi::CallbackInfo& info) {
+  return ToJs(info.Env(), UseArgument(info).store().ListRecordings(VolumeArgument(info, 1)));
+}
+
 // copyBatch(handle, relationship id, first track, max tracks) -> object. Blocks.
 Napi::Value CopyBatch(const Napi::CallbackInfo& info) {
   const uint64_t id = IntegerArgument(info, 1, "relationship id", kMaxCount);
@@ -296,14 +303,50 @@ Result<int> DuplicateBlocking(int fd) {
   return copy;
 }
 
-// adopt(handle, fd, volume id, structured replies, read only, leftover) -> connection id
+StatusContext ContextNamed(Napi::Env env, const std::string& name) {
+  if (name == "allocation") return StatusContext::kAllocation;
+  if (name == "depth") return StatusContext::kDepth;
+  if (name == "changes") return StatusContext::kChanges;
+  throw MakeError(env, Status(Code::kInvalid, "context must be allocation, depth or changes"));
+}
+
+nbd::ReplyStyle StyleNamed(Napi::Env env, const std::string& name) {
+  if (name == "simple") return nbd::ReplyStyle::kSimple;
+  if (name == "structured") return nbd::ReplyStyle::kStructured;
+  if (name == "extended") return nbd::ReplyStyle::kExtended;
+  throw MakeError(env, Status(Code::kInvalid, "replies must be simple, structured or extended"));
+}
+
+// {replies, minBlockBytes, contexts: [{id, kind, relationshipId}]}: what negotiation agreed.
+void NegotiatedArgument(const Napi::CallbackInfo& info, size_t index,
+                        nbd::ConnectionOptions* options) {
+  const Napi::Env env = info.Env();
+  if (!info[index].IsObject()) throw MakeError(env, Status(Code::kInvalid, "negotiated missing"));
+  const Napi::Object negotiated = info[index].As<Napi::Object>();
+  options->replies = StyleNamed(env, negotiated.Get("replies").ToString().Utf8Value());
+  options->min_block = negotiated.Get("minBlockBytes").ToNumber().Uint32Value();
+  if (!std::has_single_bit(options->min_block))
+    throw MakeError(env, Status(Code::kInvalid, "minBlockBytes must be a power of two"));
+  const Napi::Array contexts = negotiated.Get("contexts").As<Napi::Array>();
+  if (contexts.Length() > nbd::kMaxContexts)
+    throw MakeError(env, Status(Code::kLimit, "too many metadata contexts"));
+  for (uint32_t i = 0; i < contexts.Length(); ++i) {
+    const Napi::Object item = contexts.Get(i).As<Napi::Object>();
+    options->contexts.push_back(
+        {item.Get("id").ToNumber().Uint32Value(),
+         ContextNamed(env, item.Get("kind").ToString().Utf8Value()),
+         static_cast<uint64_t>(item.Get("relationshipId").ToNumber().Int64Value())});
+  }
+}
+
+// adopt(handle, fd, volume id, negotiated, read only, leftover) -> connection id
 Napi::Value Adopt(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const PoolHandle handle = HandleArgument(info);
   const Pool::Use use = UseArgument(info);
   const auto fd = static_cast<int>(IntegerArgument(info, 1, "fd", INT32_MAX));
   nbd::ConnectionOptions options;
-  options.structured_replies = BooleanArgument(info, 3, "structuredReplies");
+  NegotiatedArgument(info, 3, &options);
   options.read_only = BooleanArgument(info, 4, "readOnly");
   options.leftover = BytesArgument(info, 5, "leftover", nbd::kMaxLeftoverBytes);
   const std::shared_ptr<ClosedNotifier> notifier = env.GetInstanceData<Environment>()->notifier;
@@ -365,6 +408,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("reverse", Reverse);
   add("withdraw", Withdraw);
   add("relationships", Relationships);
+  add("recordings", Recordings);
   add("copyBatch", CopyBatch);
   add("verifyBatch", VerifyBatch);
   add("onClosed", OnClosed);

@@ -122,6 +122,7 @@ Napi::Value ToJs(Napi::Env env, const VolumeInfo& volume) {
       .Time("createdUnixMs", volume.created_unix_ms)
       .Count("pool", volume.pool)
       .Flag("thick", volume.thick)
+      .Count("blockBytes", volume.block_bytes)
       .Count("mappedTracks", volume.mapped_tracks)
       .Count("attached", volume.attached)
       .Count("readOps", volume.read_ops)
@@ -146,6 +147,14 @@ Napi::Value ToJs(Napi::Env env, const RelationshipInfo& relationship) {
       .Count("outOfSyncTracks", relationship.out_of_sync_tracks)
       .Count("totalTracks", relationship.total_tracks)
       .Count("copiedTracks", relationship.copied_tracks)
+      .Done();
+}
+
+Napi::Value ToJs(Napi::Env env, const RecordingInfo& recording) {
+  return ObjectBuilder(env)
+      .Count("relationshipId", recording.relationship)
+      .Count("sourceId", recording.source_id)
+      .Count("targetId", recording.target_id)
       .Done();
 }
 

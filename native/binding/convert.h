@@ -28,6 +28,7 @@ std::vector<PairSpec> PairsArgument(const Napi::CallbackInfo& info, size_t index
 
 Napi::Value ToJs(Napi::Env env, const VolumeInfo& volume);
 Napi::Value ToJs(Napi::Env env, const RelationshipInfo& relationship);
+Napi::Value ToJs(Napi::Env env, const RecordingInfo& recording);
 Napi::Value ToJs(Napi::Env env, const CopyBatchResult& batch);
 Napi::Value ToJs(Napi::Env env, const VerifyMismatch& mismatch);
 Napi::Value ToJs(Napi::Env env, const VerifyIoError& error);

@@ -58,6 +58,8 @@ class File {
   virtual void DropCache() = 0;
   // The same for a range, without a flush: what is dirty stays. A hint.
   virtual void Uncache(uint64_t /*offset*/, uint64_t /*len*/) {}
+  // The range will be read soon: a hint to bring it into the page cache. Does not wait for it.
+  virtual void WillNeed(uint64_t /*offset*/, uint64_t /*len*/) {}
   virtual Result<uint64_t> Size() = 0;
   virtual Status Truncate(uint64_t size) = 0;
   // A block device: its size cannot be changed.

@@ -59,6 +59,13 @@ static_assert(kMaxPendingPairs >= kMaxPairsPerEstablish);
 // and by the dropped leaves that still count: each T0 of a pair makes its two volumes drop at most
 // one each.
 static_assert(kMaxVolumes + kMaxOpSlots + 2 * kMaxPendingPairs < 65535, "ref[] is 16 bits");
+// Places of the map that one block status call looks at: a track, or all tracks of a missing node.
+// About half a millisecond; 2 GiB of tracks with data, any amount of nothing.
+inline constexpr uint32_t kMaxStatusSteps = 32768;
+// Relationships whose changes a volume offers to its hosts; the oldest ones.
+inline constexpr size_t kMaxRecordings = 64;
+// Read-ahead of one call: what a client asks for beyond is not fetched.
+inline constexpr uint64_t kMaxPrefetchBytes = uint64_t{32} << 20;
 // Longest NBD payload we accept: 32 MiB, what QEMU, nbd.ko and libnbd send at most (proto.md "Size
 // constraints").
 inline constexpr uint32_t kMaxPayloadBytes = 32u << 20;

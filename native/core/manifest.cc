@@ -64,7 +64,7 @@ void PutVolume(std::vector<uint8_t>& out, const ManifestVolume& volume) {
   item.id = volume.id;
   item.name_bytes = static_cast<uint16_t>(volume.name.size());
   item.pool = static_cast<uint16_t>(volume.pool);
-  item.flags = volume.thick ? kVolumeThick : 0;
+  item.flags = volume.flags;
   item.size_bytes = volume.size_bytes;
   item.created_unix_ms = volume.created_unix_ms;
   item.inherited_tracks = volume.inherited_tracks;
@@ -144,7 +144,7 @@ class Decoder {
       return false;
     ManifestVolume volume;
     volume.pool = item.pool;
-    volume.thick = (item.flags & kVolumeThick) != 0;
+    volume.flags = item.flags;
     volume.id = item.id;
     volume.name.assign(item.name, item.name_bytes);
     volume.size_bytes = item.size_bytes;
@@ -200,6 +200,16 @@ class Decoder {
 
 }  // namespace
 
+uint16_t FlagsOf(const VolumeState& volume) {
+  return static_cast<uint16_t>((volume.thick ? kVolumeThick : 0) |
+                               (volume.block_bytes == 4096 ? kVolume4Kn : 0));
+}
+
+void SetFlags(VolumeState& volume, uint16_t flags) {
+  volume.thick = (flags & kVolumeThick) != 0;
+  volume.block_bytes = (flags & kVolume4Kn) != 0 ? 4096 : 512;
+}
+
 ManifestVolume Describe(const VolumeState& volume) {
   ManifestVolume described;
   described.id = volume.id;
@@ -207,7 +217,7 @@ ManifestVolume Describe(const VolumeState& volume) {
   described.size_bytes = volume.size_bytes;
   described.created_unix_ms = volume.created_unix_ms;
   described.pool = volume.pool;
-  described.thick = volume.thick;
+  described.flags = FlagsOf(volume);
   described.inherited_tracks = volume.inherited_tracks;
   described.inherit_limit_tracks = volume.inherit_limit_tracks.load();
   described.target_of = volume.target_of;
@@ -220,7 +230,7 @@ std::shared_ptr<VolumeState> Instantiate(const ManifestVolume& described) {
   auto volume = std::make_shared<VolumeState>(described.id, described.size_bytes);
   volume->name = described.name;
   volume->pool = described.pool;
-  volume->thick = described.thick;
+  SetFlags(*volume, described.flags);
   volume->created_unix_ms = described.created_unix_ms;
   volume->inherited_tracks = described.inherited_tracks;
   volume->inherit_limit_tracks.store(described.inherit_limit_tracks);

@@ -32,7 +32,7 @@ struct ManifestVolume {
   uint64_t size_bytes = 0;
   int64_t created_unix_ms = 0;
   uint32_t pool = 0;
-  bool thick = false;
+  uint16_t flags = 0;  // VolumeFlag bits
   uint64_t inherited_tracks = 0;
   uint64_t inherit_limit_tracks = 0;
   uint64_t target_of = 0;
@@ -53,6 +53,10 @@ struct Manifest {
   std::vector<AreaSpec> areas;  // all, area 0 too
   std::vector<ManifestSeals> seals;
 };
+
+// The volume's properties as VolumeFlag bits, and back.
+uint16_t FlagsOf(const VolumeState& volume);
+void SetFlags(VolumeState& volume, uint16_t flags);
 
 // All of a volume but its root.
 ManifestVolume Describe(const VolumeState& volume);

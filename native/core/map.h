@@ -76,6 +76,7 @@ struct VolumeState {
   // whole size is claimed there (allocator.h).
   uint32_t pool = 0;
   bool thick = false;
+  uint32_t block_bytes = 512;  // constant too; of the hosts, nothing here depends on it
   Growing<std::atomic<IndexNode*>> root;
 
   // FlashCopy target side. A leaf slot with its bit set is inherited as a whole (nothing in it

@@ -51,6 +51,9 @@ Status Store::Reverse(std::span<const uint64_t> relationship_ids) {
 }
 Status Store::Withdraw(uint64_t relationship_id) { return impl_->Withdraw(relationship_id); }
 std::vector<RelationshipInfo> Store::ListRelationships() { return impl_->ListRelationships(); }
+std::vector<RecordingInfo> Store::ListRecordings(uint16_t volume) {
+  return impl_->ListRecordings(volume);
+}
 Result<CopyBatchResult> Store::CopyBatch(uint64_t relationship_id, uint64_t first_track,
                                          uint32_t max_tracks) {
   return impl_->CopyBatch(relationship_id, first_track, max_tracks);
@@ -95,6 +98,17 @@ bool Volume::ReadAsync(uint64_t offset_bytes, void* buf, size_t len, Completion*
 bool Volume::WriteAsync(uint64_t offset_bytes, const void* buf, size_t len, Completion* done) {
   return store_->WriteAsync(*state_, offset_bytes, buf, len, done);
 }
+Status Volume::BlockStatus(OpSlot& slot, const StatusQuery& query,
+                           std::vector<StatusExtent>* extents) {
+  return store_->BlockStatus(slot, *state_, query, extents);
+}
+DataRun Volume::FindRun(OpSlot& slot, uint64_t offset_bytes, uint64_t len, uint64_t data_limit,
+                        uint64_t min_zero) {
+  return store_->FindRun(slot, *state_, offset_bytes, len, data_limit, min_zero);
+}
+void Volume::Prefetch(OpSlot& slot, uint64_t offset_bytes, uint64_t len) {
+  store_->Prefetch(slot, *state_, offset_bytes, len);
+}
 void Volume::CountFlush() { state_->counters[0].flush_ops.fetch_add(1, std::memory_order_relaxed); }
 
 VolumeInfo StoreImpl::InfoOf(const VolumeState& volume) const {
@@ -105,6 +119,7 @@ VolumeInfo StoreImpl::InfoOf(const VolumeState& volume) const {
   info.created_unix_ms = volume.created_unix_ms;
   info.pool = volume.pool;
   info.thick = volume.thick;
+  info.block_bytes = volume.block_bytes;
   info.mapped_tracks = volume.mapped_tracks;
   info.attached = volume.attached.load();
   for (const IoCounters& copy : volume.counters) {

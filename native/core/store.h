@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/block_status.h"
 #include "core/io.h"
 #include "core/limits.h"
 #include "core/status.h"
@@ -48,11 +49,13 @@ struct StoreOptions {
 
 enum VolumeFlag : uint16_t {
   kVolumeThick = 1u << 0,  // its whole size is reserved: its writes never find the pool full
+  kVolume4Kn = 1u << 1,    // its hosts see blocks of 4096 bytes; otherwise 512
 };
 
 struct CreateOptions {
   uint32_t pool = 0;  // number of the pool (data area) that its tracks come from
   bool thick = false;
+  uint32_t block_bytes = 512;  // logical block size that hosts are told: 512 or 4096
 };
 
 // A pool, as people see it: one data area of the store.
@@ -76,6 +79,7 @@ struct VolumeInfo {
   int64_t created_unix_ms = 0;
   uint32_t pool = 0;
   bool thick = false;
+  uint32_t block_bytes = 512;  // logical block size that hosts are told
   uint64_t mapped_tracks =
       0;  // tracks with data of their own or shared; the thin "used" figure is this * 64 KiB
   uint32_t attached = 0;  // live Volume handles
@@ -88,6 +92,16 @@ struct VolumeInfo {
 
 enum RelationshipFlag : uint32_t {
   kRelNoCopy = 1u << 0,  // no background copy; stays until withdrawn
+  // The source became the target of another relationship after T0: its changes since then cannot be
+  // told. Set by the store.
+  kRelSourceReplaced = 1u << 1,
+};
+
+// A relationship that tells what changed in a volume since its T0 (block_status.h).
+struct RecordingInfo {
+  uint64_t relationship = 0;
+  uint16_t source_id = 0;
+  uint16_t target_id = 0;
 };
 
 struct PairSpec {
@@ -217,6 +231,17 @@ class Volume {
   // NBD_CMD_TRIM: a hint).
   Status Trim(OpSlot& slot, uint64_t offset_bytes, uint64_t len);
 
+  // The status of blocks from query.offset on; extents are replaced. Precondition: the range is not
+  // empty and inside the volume. An answer that ends early is no error.
+  Status BlockStatus(OpSlot& slot, const StatusQuery& query, std::vector<StatusExtent>* extents);
+  // How the range begins: with zeroes that need no read (at least min_zero bytes of them, or the
+  // whole range), or with data, up to the next such run or a little more than data_limit bytes.
+  // Precondition: the range is not empty and inside the volume.
+  DataRun FindRun(OpSlot& slot, uint64_t offset_bytes, uint64_t len, uint64_t data_limit,
+                  uint64_t min_zero);
+  // Asks the system to bring the range, or its first kMaxPrefetchBytes, into the page cache.
+  void Prefetch(OpSlot& slot, uint64_t offset_bytes, uint64_t len);
+
   // Counts a flush on this volume (FlushAsync itself is per store).
   void CountFlush();
 
@@ -273,6 +298,9 @@ class Store {
   // track-store.md 3.0). Blocks.
   Status Withdraw(uint64_t relationship_id);
   std::vector<RelationshipInfo> ListRelationships();
+  // Relationships whose T0 a volume can be compared with: those it is the source or the target of,
+  // and those of its own source; at most kMaxRecordings. Cheap: counts nothing.
+  std::vector<RecordingInfo> ListRecordings(uint16_t volume);
   // Background copy: gives up to max_tracks of the target, from first_track on, tracks of their
   // own. Blocks for the disk; takes no lock between tracks. kNotFound when the relationship has
   // ended meanwhile (withdrawn).

@@ -47,6 +47,8 @@ Status StoreImpl::CreateVolume(uint16_t id, uint64_t size_bytes, std::string_vie
   if (!IsVolumeSize(size_bytes)) return NoVolumeSize();
   if (name.size() > kMaxNameBytes)
     return Status(Code::kInvalid, "a volume's name has at most 64 bytes");
+  if (options.block_bytes != 512 && options.block_bytes != 4096)
+    return Status(Code::kInvalid, "a volume's block size is 512 or 4096 bytes");
   // The claim first, because it may wait; it is nobody's until the volume is there.
   const uint64_t claim = options.thick ? size_bytes / kTrackBytes : 0;
   if (claim != 0)
@@ -70,12 +72,13 @@ Status StoreImpl::AddVolume(uint16_t id, uint64_t size_bytes, std::string_view n
     volume->created_unix_ms = io_.UnixMs();
     volume->pool = options.pool;
     volume->thick = options.thick;
+    volume->block_bytes = options.block_bytes;
     CreateVolumeRecord record{MakeHeader<CreateVolumeRecord>(RecordType::kCreateVolume, id,
                                                              static_cast<uint16_t>(name.size())),
                               size_bytes,
                               volume->created_unix_ms,
                               static_cast<uint16_t>(options.pool),
-                              options.thick ? uint16_t{kVolumeThick} : uint16_t{0},
+                              FlagsOf(*volume),
                               0,
                               {}};
     std::copy(name.begin(), name.end(), record.name);
@@ -275,8 +278,12 @@ void StoreImpl::ApplyFlip(const Copy& copy, int64_t t0_unix_ms, uint64_t lsn) {
   map_->Share(source, target, lsn);
   if (copy.type == RecordType::kReverse) source.target_of = 0;
   target.target_of = copy.relationship;
-  relations_[copy.relationship] = RelationState{copy.relationship, copy.pair.source_id,
-                                                copy.pair.target_id, copy.pair.flags, t0_unix_ms};
+  // Copies of the old content can no longer be compared with the volume (store_status.cc).
+  for (auto& [id, relation] : relations_)
+    if (relation.source_id == copy.pair.target_id) relation.flags |= kRelSourceReplaced;
+  relations_[copy.relationship] =
+      RelationState{copy.relationship, copy.pair.source_id, copy.pair.target_id,
+                    copy.pair.flags & ~uint32_t{kRelSourceReplaced}, t0_unix_ms};
   next_relation_ = std::max(next_relation_, copy.relationship + 1);
 }
 
@@ -561,37 +568,6 @@ Status StoreImpl::CopyLocked(VolumeState& target, uint64_t track, SpaceTicket* t
   auto lock = state_.Acquire();
   ++target.copied_tracks;
   return status;
-}
-
-std::vector<RelationshipInfo> StoreImpl::ListRelationships() {
-  std::vector<RelationshipInfo> list;
-  std::vector<std::shared_ptr<VolumeState>> targets;
-  {
-    auto lock = state_.Acquire();
-    for (const auto& [id, relation] : relations_) {
-      const std::shared_ptr<VolumeState>& target = volumes_.at(relation.target_id);
-      RelationshipInfo info;
-      info.id = id;
-      info.source_id = relation.source_id;
-      info.target_id = relation.target_id;
-      info.flags = relation.flags;
-      info.t0_unix_ms = relation.t0_unix_ms;
-      info.total_tracks = target->inherit_limit_tracks.load();
-      info.copied_tracks = target->copied_tracks;
-      list.push_back(info);
-      targets.push_back(target);
-    }
-  }
-  // Counting walks the leaves: in an epoch, without the lock, so that writers go on.
-  OpSlot* slot = epochs_.AcquireSlot();
-  if (slot == nullptr) return list;
-  for (size_t i = 0; i < list.size(); ++i) {
-    epochs_.Enter(*slot, nullptr);
-    list[i].out_of_sync_tracks = map_->CountOutOfSync(*targets[i]);
-    epochs_.Leave(*slot);
-  }
-  epochs_.ReleaseSlot(slot);
-  return list;
 }
 
 }  // namespace flashlun

@@ -15,7 +15,8 @@
 // Source files: store_open.cc recovery and close; pool_check.cc the same steps, for a report;
 // store_io.cc read, write, zero; store_commit.cc group commit, drops, checkpoints; store_async.cc
 // asynchronous reads and writes; store_space.cc space, growth, trim, pools; store_copy.cc
-// volumes and FlashCopy; store_verify.cc scrubbing; store.cc the public face.
+// volumes and FlashCopy; store_status.cc block status; store_verify.cc scrubbing; store.cc the
+// public face.
 #pragma once
 
 #include <atomic>
@@ -83,6 +84,13 @@ class StoreImpl {
   Status WriteZeroes(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
                      bool no_hole);
   Status Trim(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len);
+
+  Status BlockStatus(OpSlot& slot, VolumeState& volume, const StatusQuery& query,
+                     std::vector<StatusExtent>* extents);
+  DataRun FindRun(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
+                  uint64_t data_limit, uint64_t min_zero);
+  void Prefetch(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len);
+  std::vector<RecordingInfo> ListRecordings(uint16_t volume_id);
 
   bool ReadAsync(VolumeState& volume, uint64_t offset, void* buf, size_t len, Completion* done);
   bool WriteAsync(VolumeState& volume, uint64_t offset, const void* buf, size_t len,
@@ -297,6 +305,15 @@ class StoreImpl {
   bool Inherited(const VolumeState& volume, uint64_t track);
   bool EndIfComplete(uint64_t relationship_id);
   void EndRelation(uint64_t relationship_id);
+
+  // store_status.cc
+  struct Recording {
+    std::shared_ptr<VolumeState> now;     // what is compared with T0
+    std::shared_ptr<VolumeState> target;  // who has T0
+  };
+  Recording FindRecording(uint64_t relationship_id, const VolumeState& volume);
+  Status Changes(OpSlot& slot, VolumeState& volume, const StatusQuery& query,
+                 std::vector<StatusExtent>* extents);
 
   // store_verify.cc
   struct Scrub;

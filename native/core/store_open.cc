@@ -411,7 +411,7 @@ Status StoreImpl::ApplyCreate(const uint8_t* bytes) {
   volume->name.assign(record.name, record.header.extra);
   volume->created_unix_ms = record.created_unix_ms;
   volume->pool = record.pool;
-  volume->thick = (record.flags & kVolumeThick) != 0;
+  SetFlags(*volume, record.flags);
   volumes_.emplace(record.header.volume, std::move(volume));
   return Status::Ok();
 }

@@ -181,6 +181,12 @@ void ThreadFile::Uncache(uint64_t offset, uint64_t len) {
                         POSIX_FADV_DONTNEED);
 }
 
+void ThreadFile::WillNeed(uint64_t offset, uint64_t len) {
+  if (direct_) return;
+  (void)::posix_fadvise(fd_, static_cast<off_t>(offset), static_cast<off_t>(len),
+                        POSIX_FADV_WILLNEED);
+}
+
 Result<uint64_t> ThreadFile::Size() {
   struct stat st;
   if (::fstat(fd_, &st) != 0) return FromErrno(errno, path(), "stat");

@@ -37,6 +37,7 @@ class ThreadFile final : public File {
   void StartWriteOut(uint64_t offset, uint64_t len) override;
   void DropCache() override;
   void Uncache(uint64_t offset, uint64_t len) override;
+  void WillNeed(uint64_t offset, uint64_t len) override;
   Result<uint64_t> Size() override;
   Status Truncate(uint64_t size) override;
   bool fixed_size() const override { return device_; }

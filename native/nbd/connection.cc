@@ -21,8 +21,10 @@ Connection::Connection(Store& store, OpSlot& slot, Shares& shares, ConnectionOpt
     : store_(store),
       slot_(slot),
       volume_(std::move(options.volume)),
-      limits_{volume_.size_bytes(), options.read_only},
-      structured_(options.structured_replies),
+      limits_{volume_.size_bytes(), options.read_only, options.replies, options.contexts.size(),
+              options.min_block},
+      style_(options.replies),
+      contexts_(std::move(options.contexts)),
       channel_(options.fd, std::move(options.leftover), shares.peer_timeout.load()),
       in_flight_(channel_, shares.memory),
       turnstile_(shares.throttles.Of(volume_.id()), channel_) {
@@ -74,13 +76,14 @@ bool Connection::ReceiveMore() {
 
 // Executes every complete request that is buffered. False when the connection ends.
 bool Connection::ServeBuffered() {
-  while (channel_.available() >= kRequestBytes) {
+  const size_t header_bytes = RequestBytes(style_);
+  while (channel_.available() >= header_bytes) {
     if (!MayGoOn()) return false;
     Request request;
-    if (!DecodeRequest(channel_.data(), &request)) {
+    if (!DecodeRequest(channel_.data(), style_, &request)) {
       return End(CloseReason::kProtocol, "bad request magic");
     }
-    channel_.Consume(kRequestBytes);
+    channel_.Consume(header_bytes);
     report_.requests++;
     if (!Serve(request)) return false;
   }
@@ -113,6 +116,12 @@ bool Connection::Serve(const Request& request) {
       volume_.CountFlush();
       StartFlush(request);
       return true;
+    case kBlockStatus:
+      return ServeBlockStatus(request);
+    case kCache:
+      volume_.Prefetch(slot_, request.offset, request.length);
+      Answer(request, Status::Ok());
+      return true;
     default:
       return End(CloseReason::kDisconnect, "");  // Validate lets nothing else through
   }
@@ -123,7 +132,7 @@ bool Connection::Refuse(const Request& request, const Verdict& verdict) {
     return End(CloseReason::kProtocol,
                std::string(CommandName(request.type)) + ": " + verdict.reason);
   }
-  if (request.type == kWrite && !DrainPayload(request.length)) return false;
+  if (!DrainPayload(PayloadBytes(request, style_))) return false;
   AnswerError(request, verdict.error, verdict.reason);
   return true;
 }
@@ -163,14 +172,13 @@ bool Connection::StandInLine(uint64_t bytes) {
 // READ ------------------------------------------------------------------------
 
 void Connection::ServeRead(const Request& request) {
-  if (request.length == 0 && structured_) {
-    channel_.Commit(PutNoneChunk(channel_.Reserve(kMaxReplyHeaderBytes), request.cookie));
+  if (request.length == 0 && style_ != ReplyStyle::kSimple) {
+    channel_.Commit(PutNoneChunk(channel_.Reserve(kMaxReplyHeaderBytes), style_, request));
     return;
   }
   uint32_t position = 0;
-  // A simple reply says OK before its data and cannot take it back, so a long one is read whole,
-  // outside the send buffer.
-  const bool whole = !structured_ && request.length > kChunkDataBytes;
+  // It does not fit into the send buffer.
+  const bool whole = InOnePiece(request) && request.length > kChunkDataBytes;
   if (!whole && ReadInline(request, &position, ReadMode::kNoWait)) return;
   if (request.length - position <= kMaxInlineWaitBytes && Alone(0)) {
     ReadInline(request, &position, ReadMode::kBlocking);
@@ -198,29 +206,54 @@ void Connection::LookForMore() {
   if (channel_.HasInput()) deep_credit_ = kDeepCredit;
 }
 
+// A simple reply says OK before its data and cannot take it back, so it is read whole first. With
+// DF the client wants one chunk.
+bool Connection::InOnePiece(const Request& request) const {
+  return style_ == ReplyStyle::kSimple || request.has(kDf);
+}
+
 // Bytes of the next piece of a READ. Pieces end on track boundaries.
 uint32_t Connection::PieceBytes(const Request& request, uint32_t position) const {
-  const uint32_t left = request.length - position;
-  if (!structured_ || left <= kChunkDataBytes) return left;
+  const auto left = static_cast<uint32_t>(request.length) - position;
+  if (InOnePiece(request) || left <= kChunkDataBytes) return left;
   return static_cast<uint32_t>(WholeTracks(request.offset + position, kChunkDataBytes));
+}
+
+// The same, ended where a hole begins; or the hole.
+Connection::Piece Connection::NextPiece(const Request& request, uint32_t position) {
+  const uint64_t left = request.length - position;
+  // Small reads, which are most of them, are not looked up twice.
+  if (InOnePiece(request) || left < kMinHoleBytes) return {PieceBytes(request, position), false};
+  const DataRun run =
+      volume_.FindRun(slot_, request.offset + position, left, kChunkDataBytes, kMinHoleBytes);
+  const auto bytes = static_cast<uint32_t>(run.bytes);
+  return {run.zero ? bytes : std::min(bytes, PieceBytes(request, position)), run.zero};
 }
 
 size_t Connection::PutReadHeader(uint8_t* to, const Request& request, uint32_t position,
                                  uint32_t bytes) {
-  if (!structured_) return PutSimpleReply(to, kWireOk, request.cookie);
+  if (style_ == ReplyStyle::kSimple) return PutSimpleReply(to, kWireOk, request.cookie);
   const bool last = position + bytes == request.length;
-  return PutDataChunk(to, request.cookie, request.offset + position, bytes, last);
+  return PutDataChunk(to, style_, request, request.offset + position, bytes, last);
 }
 
 // Answers straight into the send buffer. False with kNoWait when the disk has to be waited for at
 // *position.
 bool Connection::ReadInline(const Request& request, uint32_t* position, ReadMode mode) {
-  const size_t header = ReadHeaderBytes(structured_);
+  const size_t header = ReadHeaderBytes(style_);
   do {
     if (channel_.broken()) return true;  // nobody hears the answer
-    const uint32_t bytes = PieceBytes(request, *position);
+    const auto [bytes, hole] = NextPiece(request, *position);
+    const uint64_t offset = request.offset + *position;
+    if (hole) {
+      const bool last = *position + bytes == request.length;
+      uint8_t* to = channel_.Reserve(kMaxReplyHeaderBytes);
+      channel_.Commit(PutHoleChunk(to, style_, request, offset, bytes, last));
+      *position += bytes;
+      continue;
+    }
     uint8_t* to = channel_.Reserve(header + bytes);
-    const Status status = volume_.Read(slot_, request.offset + *position, to + header, bytes, mode);
+    const Status status = volume_.Read(slot_, offset, to + header, bytes, mode);
     if (status.code() == Code::kWouldBlock) return false;
     if (!status.ok()) {
       Answer(request, status);
@@ -237,9 +270,9 @@ bool Connection::ReadInline(const Request& request, uint32_t* position, ReadMode
 void Connection::ReadSlowly(const Request& request, uint32_t position) {
   if (channel_.broken()) return;  // nobody hears the answer
   // A later piece can be one track longer than the first, which an unaligned start makes shorter.
-  const uint32_t left = request.length - position;
+  const size_t left = request.length - position;
   Pending* pending =
-      TakeBuffered(request, structured_ ? std::min<size_t>(left, kChunkDataBytes) : size_t{left});
+      TakeBuffered(request, InOnePiece(request) ? left : std::min(left, kChunkDataBytes));
   if (pending != nullptr) {
     StartPiece(pending, position);
   } else {
@@ -249,14 +282,14 @@ void Connection::ReadSlowly(const Request& request, uint32_t position) {
 
 // Through the send buffer, while this thread waits for the disk.
 void Connection::ReadWithoutBuffer(const Request& request, uint32_t position) {
-  if (structured_ || request.length - position <= kChunkDataBytes) {
+  if (!InOnePiece(request) || request.length - position <= kChunkDataBytes) {
     ReadInline(request, &position, ReadMode::kBlocking);
     return;
   }
-  // A simple reply cannot take its OK back, so all of it is read once before. When it cannot be
-  // read any more a moment later, nothing but an end of the connection is left (proto.md).
+  // A reply in one piece cannot take its OK back, so all of it is read once before. When it cannot
+  // be read any more a moment later, nothing but an end of the connection is left (proto.md).
   if (!StreamPieces(request, 0, Stream::kTry)) return;
-  channel_.Commit(PutSimpleReply(channel_.Reserve(kMaxReplyHeaderBytes), kWireOk, request.cookie));
+  BeginWholeReply(request);
   StreamPieces(request, 0, Stream::kSend);
 }
 
@@ -266,7 +299,7 @@ void Connection::ReadWithoutBuffer(const Request& request, uint32_t position) {
 bool Connection::StreamPieces(const Request& request, uint32_t position, Stream what) {
   while (position < request.length && !channel_.broken()) {
     const uint64_t offset = request.offset + position;
-    const uint32_t left = request.length - position;
+    const auto left = static_cast<uint32_t>(request.length) - position;
     const uint32_t bytes = left <= kChunkDataBytes
                                ? left
                                : static_cast<uint32_t>(WholeTracks(offset, kChunkDataBytes));
@@ -311,17 +344,17 @@ void Connection::AnswerPiece(Pending* pending) {
     in_flight_.Release(pending);
     return;
   }
-  if (pending->buffer_is_shared && pending->piece_bytes > kChunkDataBytes && !structured_) {
+  if (pending->buffer_is_shared && pending->piece_bytes > kChunkDataBytes && InOnePiece(request)) {
     SendLong(pending);
     return;
   }
-  const size_t header = ReadHeaderBytes(structured_);
+  const size_t header = ReadHeaderBytes(style_);
   PutReadHeader(pending->data() - header, request, pending->position, pending->piece_bytes);
   channel_.Append(pending->data() - header, header + pending->piece_bytes);
   uint32_t position = pending->position + pending->piece_bytes;
   if (position < request.length && channel_.stopping()) {
     Answer(request, Status(Code::kClosed, "the server is stopping"));
-    position = request.length;
+    position = static_cast<uint32_t>(request.length);
   }
   if (position == request.length || ReadInline(request, &position, ReadMode::kNoWait)) {
     in_flight_.Release(pending);
@@ -330,17 +363,23 @@ void Connection::AnswerPiece(Pending* pending) {
   StartPiece(pending, position);
 }
 
-// A long simple reply in shared memory leaves through the send buffer, so that the memory can be
-// taken in the middle of it. The rest is then read again: the request has not ended, so what
+// The header of a READ's reply in one piece; its data follows.
+void Connection::BeginWholeReply(const Request& request) {
+  const auto bytes = static_cast<uint32_t>(request.length);
+  channel_.Commit(PutReadHeader(channel_.Reserve(kMaxReplyHeaderBytes), request, 0, bytes));
+}
+
+// A long reply in one piece in shared memory leaves through the send buffer, so that the memory can
+// be taken in the middle of it. The rest is then read again: the request has not ended, so what
 // another one writes meanwhile may be in its answer.
 void Connection::SendLong(Pending* pending) {
   const Request& request = pending->request;
-  channel_.Commit(PutSimpleReply(channel_.Reserve(kMaxReplyHeaderBytes), kWireOk, request.cookie));
+  BeginWholeReply(request);
   sending_ = pending;
   sending_since_ = std::chrono::steady_clock::now();
   uint32_t position = 0;
   while (position < request.length && !channel_.broken()) {
-    const size_t bytes = std::min<size_t>(request.length - position, kChunkDataBytes);
+    const size_t bytes = std::min<uint64_t>(request.length - position, kChunkDataBytes);
     uint8_t* to = channel_.Reserve(bytes);  // here it waits for the client
     if (!pending->buffer) break;
     std::memcpy(to, pending->data() + position, bytes);
@@ -525,26 +564,27 @@ void Connection::AnswerCompleted() {
 }
 
 void Connection::Answer(const Request& request, const Status& status) {
-  if (status.ok()) {
-    uint8_t* to = channel_.Reserve(kMaxReplyHeaderBytes);
-    channel_.Commit(PutSimpleReply(to, kWireOk, request.cookie));
-  } else {
+  if (!status.ok()) {
     AnswerError(request, WireErrorOf(status.code()), status.message().c_str());
+    return;
   }
+  uint8_t* to = channel_.Reserve(kMaxReplyHeaderBytes);
+  channel_.Commit(style_ == ReplyStyle::kExtended ? PutNoneChunk(to, style_, request)
+                                                  : PutSimpleReply(to, kWireOk, request.cookie));
 }
 
 void Connection::AnswerError(const Request& request, WireError error, const char* reason) {
   uint8_t* to = channel_.Reserve(kMaxReplyHeaderBytes);
-  if (!structured_) {
+  if (style_ == ReplyStyle::kSimple) {
     channel_.Commit(PutSimpleReply(to, error, request.cookie));
     return;
   }
   char text[kMaxErrorText];
   const int wanted =
-      std::snprintf(text, sizeof text, "%s of %" PRIu32 " bytes at %" PRIu64 ": %s",
+      std::snprintf(text, sizeof text, "%s of %" PRIu64 " bytes at %" PRIu64 ": %s",
                     CommandName(request.type), request.length, request.offset, reason);
   const size_t length = std::min<size_t>(static_cast<size_t>(std::max(wanted, 0)), sizeof text - 1);
-  channel_.Commit(PutErrorChunk(to, error, request.cookie, {text, length}));
+  channel_.Commit(PutErrorChunk(to, style_, request, error, {text, length}));
 }
 
 }  // namespace flashlun::nbd

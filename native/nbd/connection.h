@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "core/block_status.h"
 #include "core/store.h"
 #include "nbd/channel.h"
 #include "nbd/in_flight.h"
@@ -39,12 +40,21 @@ struct CloseReport {
   uint64_t bytes_out = 0;
 };
 
+// A metadata context that the client selected, under the id it was told.
+struct SelectedContext {
+  uint32_t id = 0;
+  StatusContext context = StatusContext::kAllocation;
+  uint64_t relationship = 0;  // of kChanges
+};
+
 struct ConnectionOptions {
   int fd = -1;  // taken over
   Volume volume;
-  bool structured_replies = false;
+  ReplyStyle replies = ReplyStyle::kSimple;
   bool read_only = false;
-  std::vector<uint8_t> leftover;  // received behind the handshake
+  std::vector<SelectedContext> contexts;  // at most kMaxContexts
+  uint32_t min_block = 1;                 // that the client has promised to keep to; a power of two
+  std::vector<uint8_t> leftover;          // received behind the handshake
 };
 
 class Connection {
@@ -70,6 +80,7 @@ class Connection {
   bool End(CloseReason reason, std::string detail);
 
   void ServeRead(const Request& request);
+  bool InOnePiece(const Request& request) const;
   bool Alone(size_t payload);
   void LookForMore();
   bool ReadInline(const Request& request, uint32_t* position, ReadMode mode);
@@ -79,14 +90,26 @@ class Connection {
   bool StreamPieces(const Request& request, uint32_t position, Stream what);
   void StartPiece(Pending* pending, uint32_t position);
   void AnswerPiece(Pending* pending);
+  void BeginWholeReply(const Request& request);
   void SendLong(Pending* pending);
   void ShedMemory(std::chrono::nanoseconds stuck);
   uint32_t PieceBytes(const Request& request, uint32_t position) const;
+  struct Piece {
+    uint32_t bytes;
+    bool hole;
+  };
+  Piece NextPiece(const Request& request, uint32_t position);
   size_t PutReadHeader(uint8_t* to, const Request& request, uint32_t position, uint32_t bytes);
 
   bool ServeWrite(const Request& request);
   bool ServeDirectWrite(const Request& request);
   bool DrainPayload(uint64_t bytes);
+  // connection_status.cc
+  bool ServeBlockStatus(const Request& request);
+  bool ReceiveStatusPayload(Request* request, uint32_t* wanted);
+  uint32_t WantedContexts(const uint8_t* ids, size_t count) const;
+  void AnswerStatus(const Request& request, uint32_t wanted);
+
   void ServeRange(const Request& request);
   Status RunRange(const Request& request);
   Status GoOnWithRange();
@@ -104,7 +127,9 @@ class Connection {
   OpSlot& slot_;
   Volume volume_;
   const ExportLimits limits_;
-  const bool structured_;
+  const ReplyStyle style_;
+  const std::vector<SelectedContext> contexts_;
+  std::vector<StatusExtent> extents_;  // of the BLOCK_STATUS at hand
   Channel channel_;
   InFlight in_flight_;
   Turnstile turnstile_;

@@ -19,10 +19,19 @@ static_assert(kReceiveBytes >= 2 * kMaxAsyncWriteBytes, "an asynchronous WRITE i
 // Most data of one reply chunk built in the send buffer. Longer structured reads leave in several
 // chunks.
 inline constexpr size_t kChunkDataBytes = 256u << 10;
+// A hole of a structured READ that gets a chunk of its own; shorter ones are sent as zeroes,
+// because a chunk more costs both sides more than these bytes.
+inline constexpr uint64_t kMinHoleBytes = 16u << 10;
+// Metadata contexts of one connection (src/nbd offers no more).
+inline constexpr size_t kMaxContexts = 16;
+// Extents of one BLOCK_STATUS chunk: 128 KiB of the longer form. The protocol allows 2^20; who
+// wants more asks again.
+inline constexpr size_t kMaxStatusExtents = 8192;
 // Send buffer of a connection: replies of one batch (32 reads of 4 KiB are 131 KiB), and one
 // largest chunk.
 inline constexpr size_t kSendBytes = 512u << 10;
 static_assert(kSendBytes >= kChunkDataBytes + 64, "a chunk with its header fits");
+static_assert(kSendBytes >= 16 * kMaxStatusExtents + 64, "a status chunk fits");
 
 // A WRITE longer than kMaxPayloadBytes breaks the protocol's default; up to this it is drained and
 // refused (libnbd lets its user send 64 MiB), above it the connection is closed.

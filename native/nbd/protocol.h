@@ -1,8 +1,7 @@
 // The NBD wire format of the transmission phase: numbers, structs and big-endian helpers. No logic.
 //
-// Source: doc/proto.md of NetworkBlockDevice/nbd. The handshake is TypeScript (src/nbd); it has its
-// own numbers. Only compact headers exist here; extended headers would be a second decoder beside
-// DecodeRequest.
+// Source: doc/proto.md of NetworkBlockDevice/nbd, and its branch extension-ext-header for the
+// extended headers. The handshake is TypeScript (src/nbd); it has its own numbers.
 #pragma once
 
 #include <cstddef>
@@ -14,14 +13,28 @@ namespace flashlun::nbd {
 inline constexpr uint32_t kRequestMagic = 0x25609513;
 inline constexpr uint32_t kSimpleReplyMagic = 0x67446698;
 inline constexpr uint32_t kStructuredReplyMagic = 0x668e33ef;
+inline constexpr uint32_t kExtendedRequestMagic = 0x21e41c71;
+inline constexpr uint32_t kExtendedReplyMagic = 0x6e8a278c;
 
-inline constexpr size_t kRequestBytes =
-    28;  // magic 4, flags 2, type 2, cookie 8, offset 8, length 4
-inline constexpr size_t kSimpleReplyBytes = 16;  // magic 4, error 4, cookie 8
-inline constexpr size_t kStructuredHeaderBytes =
-    20;                                        // magic 4, flags 2, type 2, cookie 8, length 4
-inline constexpr size_t kOffsetDataBytes = 8;  // what an OFFSET_DATA chunk carries before its data
-inline constexpr size_t kErrorChunkBytes = 6;  // error 4, message length 2
+// magic 4, flags 2, type 2, cookie 8, offset 8, length 4
+inline constexpr size_t kRequestBytes = 28;
+// The same with a length of 8.
+inline constexpr size_t kExtendedRequestBytes = 32;
+// magic 4, error 4, cookie 8
+inline constexpr size_t kSimpleReplyBytes = 16;
+// magic 4, flags 2, type 2, cookie 8, length 4
+inline constexpr size_t kStructuredHeaderBytes = 20;
+// magic 4, flags 2, type 2, cookie 8, offset 8, length 8
+inline constexpr size_t kExtendedHeaderBytes = 32;
+// What an OFFSET_DATA chunk carries before its data.
+inline constexpr size_t kOffsetDataBytes = 8;
+// OFFSET_HOLE: offset 8, size 4.
+inline constexpr size_t kOffsetHoleBytes = 12;
+// ERROR: error 4, message length 2.
+inline constexpr size_t kErrorChunkBytes = 6;
+// The payload of a BLOCK_STATUS: effect length 8, then 4 for each context.
+inline constexpr size_t kStatusPayloadBytes = 8;
+inline constexpr size_t kContextIdBytes = 4;
 
 enum Command : uint16_t {
   kRead = 0,
@@ -29,12 +42,18 @@ enum Command : uint16_t {
   kDisconnect = 2,
   kFlush = 3,
   kTrim = 4,
+  kCache = 5,
   kWriteZeroes = 6,
+  kBlockStatus = 7,
 };
 
 enum CommandFlag : uint16_t {
   kFua = 1u << 0,
   kNoHole = 1u << 1,
+  kDf = 1u << 2,
+  kReqOne = 1u << 3,
+  kFastZero = 1u << 4,
+  kPayloadLen = 1u << 5,  // extended headers only
 };
 
 enum TransmissionFlag : uint16_t {
@@ -44,20 +63,24 @@ enum TransmissionFlag : uint16_t {
   kSendFua = 1u << 3,
   kSendTrim = 1u << 5,
   kSendWriteZeroes = 1u << 6,
+  kSendDf = 1u << 7,
   kCanMultiConn = 1u << 8,
+  kSendCache = 1u << 10,
+  kSendFastZero = 1u << 11,
+  kBlockStatusPayload = 1u << 12,
 };
 
-// What this code supports, for src/nbd to advertise: exactly these, plus kReadOnly for a read-only
-// export. Not DF, CACHE, FAST_ZERO: their flags and commands are answered with EINVAL.
-// kCanMultiConn is honest because FLUSH and FUA commit the whole store, whichever connection wrote.
-inline constexpr uint16_t kSupportedTransmissionFlags =
-    kHasFlags | kSendFlush | kSendFua | kSendTrim | kSendWriteZeroes | kCanMultiConn;
+// How a connection's requests and replies look; agreed in negotiation, fixed for its life.
+enum class ReplyStyle : uint8_t { kSimple, kStructured, kExtended };
 
 inline constexpr uint16_t kReplyDone = 1u << 0;
 
 enum ChunkType : uint16_t {
   kChunkNone = 0,
   kChunkOffsetData = 1,
+  kChunkOffsetHole = 2,
+  kChunkBlockStatus = 5,
+  kChunkBlockStatusExt = 6,
   kChunkError = (1u << 15) + 1,
 };
 
@@ -69,6 +92,8 @@ enum WireError : uint32_t {
   kWireNoMemory = 12,   // ENOMEM
   kWireInvalid = 22,    // EINVAL
   kWireNoSpace = 28,    // ENOSPC
+  kWireOverflow = 75,   // EOVERFLOW
+  kWireNotSup = 95,     // ENOTSUP: FAST_ZERO only
   kWireShutdown = 108,  // ESHUTDOWN
 };
 

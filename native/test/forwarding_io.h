@@ -33,6 +33,7 @@ class ForwardingFile : public File {
   void StartWriteOut(uint64_t offset, uint64_t len) override { file_->StartWriteOut(offset, len); }
   void DropCache() override { file_->DropCache(); }
   void Uncache(uint64_t offset, uint64_t len) override { file_->Uncache(offset, len); }
+  void WillNeed(uint64_t offset, uint64_t len) override { file_->WillNeed(offset, len); }
   Result<uint64_t> Size() override { return file_->Size(); }
   Status Truncate(uint64_t size) override { return file_->Truncate(size); }
   bool fixed_size() const override { return file_->fixed_size(); }

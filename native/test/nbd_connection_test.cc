@@ -15,55 +15,7 @@
 namespace flashlun::nbd {
 namespace {
 
-// Reads with the connection's reply style. Structured chunks may come in any split.
-std::vector<uint8_t> ReadBytes(Client& client, bool structured, uint64_t offset, uint32_t length) {
-  client.Send(Wire(0, kRead, 77, offset, length));
-  if (!structured) {
-    const Client::Simple reply = client.ReceiveSimple();
-    CHECK(reply.error == 0);
-    CHECK(reply.cookie == 77);
-    return client.Receive(length);
-  }
-  std::vector<uint8_t> data(length);
-  for (bool done = false; !done;) {
-    const Client::Chunk chunk = client.ReceiveChunk();
-    CHECK(chunk.cookie == 77);
-    done = chunk.done;
-    if (chunk.type == kChunkNone) continue;
-    REQUIRE(chunk.type == kChunkOffsetData);
-    const uint64_t at = LoadBe64(chunk.data.data()) - offset;
-    REQUIRE(at + chunk.data.size() - 8 <= length);
-    std::memcpy(data.data() + at, chunk.data.data() + 8, chunk.data.size() - 8);
-  }
-  return data;
-}
-
-// The error of a reply to anything but a successful READ.
-uint32_t ReceiveError(Client& client, bool structured, uint64_t cookie) {
-  const std::vector<uint8_t> start = client.Receive(kSimpleReplyBytes);
-  if (LoadBe32(start.data()) == kSimpleReplyMagic) {
-    CHECK(LoadBe64(&start[8]) == cookie);
-    const uint32_t error = LoadBe32(&start[4]);
-    CHECK_MESSAGE((!structured || error == 0), "errors are structured once that was negotiated");
-    return error;
-  }
-  REQUIRE(LoadBe32(start.data()) == kStructuredReplyMagic);
-  CHECK(structured);
-  CHECK(LoadBe16(&start[4]) == kReplyDone);
-  CHECK(LoadBe64(&start[8]) == cookie);
-  const std::vector<uint8_t> body = client.Receive(LoadBe32(client.Receive(4).data()));
-  if (LoadBe16(&start[6]) == kChunkNone) return 0;
-  REQUIRE(LoadBe16(&start[6]) == kChunkError);
-  const size_t text_bytes = LoadBe16(&body[4]);
-  CHECK(text_bytes == body.size() - kErrorChunkBytes);
-  CHECK(text_bytes > 0);
-  return LoadBe32(body.data());
-}
-
 // Requests --------------------------------------------------------------------
-
-constexpr uint16_t kDf = 1u << 2, kReqOne = 1u << 3, kFastZero = 1u << 4, kPayloadLen = 1u << 5;
-constexpr uint32_t kMiB = 1u << 20;
 
 struct Row {
   const char* name;
@@ -80,7 +32,6 @@ const Row kRows[] = {
     {"READ longer than the maximum", 0, kRead, 0, 32 * kMiB + 1, kWireInvalid},
     {"READ of 4 GiB", 0, kRead, 0, UINT32_MAX, kWireInvalid},
     {"READ of nothing", 0, kRead, 0, 0, 0},
-    {"READ with DF", kDf, kRead, 0, 512, kWireInvalid},
     {"READ with REQ_ONE", kReqOne, kRead, 0, 512, kWireInvalid},
     {"WRITE past the end", 0, kWrite, kSize - 512, 1024, kWireNoSpace},
     {"WRITE that wraps", 0, kWrite, UINT64_MAX - 511, 1024, kWireNoSpace},
@@ -88,7 +39,6 @@ const Row kRows[] = {
     {"WRITE of nothing", 0, kWrite, 0, 0, 0},
     {"WRITE of nothing with FUA", kFua, kWrite, 0, 0, 0},
     {"WRITE with DF", kDf, kWrite, 0, 4096, kWireInvalid},
-    {"WRITE with PAYLOAD_LEN", kPayloadLen, kWrite, 0, 4096, kWireInvalid},
     {"WRITE with an unknown flag", 1u << 15, kWrite, 0, 300000, kWireInvalid},
     {"WRITE, FUA", kFua, kWrite, 0, 4096, 0},
     {"WRITE, read-only", 0, kWrite, 0, 100000, kWirePermission, true},
@@ -104,27 +54,37 @@ const Row kRows[] = {
     {"WRITE_ZEROES of nothing", 0, kWriteZeroes, 0, 0, 0},
     {"WRITE_ZEROES, FUA, NO_HOLE", kFua | kNoHole, kWriteZeroes, 100, 70000, 0},
     {"WRITE_ZEROES past the end", 0, kWriteZeroes, 1, uint32_t{kSize}, kWireNoSpace},
-    {"WRITE_ZEROES with FAST_ZERO", kFastZero, kWriteZeroes, 0, 4096, kWireInvalid},
+    {"WRITE_ZEROES with FAST_ZERO", kFastZero, kWriteZeroes, 0, uint32_t{kSize}, 0},
+    {"FAST_ZERO of nothing", kFastZero, kWriteZeroes, 0, 0, 0},
+    {"FAST_ZERO, NO_HOLE", kFastZero | kNoHole, kWriteZeroes, 0, 4096, kWireNotSup},
+    {"FAST_ZERO of half a block", kFastZero, kWriteZeroes, 512, 4096, kWireNotSup},
+    {"FAST_ZERO past the end", kFastZero, kWriteZeroes, 1, uint32_t{kSize}, kWireNoSpace},
     {"WRITE_ZEROES, read-only", 0, kWriteZeroes, 0, 4096, kWirePermission, true},
-    {"CACHE, which we do not offer", 0, 5, 0, 4096, kWireInvalid},
-    {"BLOCK_STATUS without a context", 0, 7, 0, 4096, kWireInvalid},
+    {"CACHE", 0, kCache, 0, uint32_t{kSize}, 0},
+    {"CACHE of nothing", 0, kCache, 100, 0, 0},
+    {"CACHE past the end", 0, kCache, 1, uint32_t{kSize}, kWireInvalid},
+    {"CACHE, read-only, FUA", kFua, kCache, 1, 100, 0, true},
+    {"CACHE with NO_HOLE", kNoHole, kCache, 0, 4096, kWireInvalid},
+    {"BLOCK_STATUS without a context", 0, kBlockStatus, 0, 4096, kWireInvalid},
+    {"BLOCK_STATUS, read-only", kReqOne, kBlockStatus, 0, 4096, kWireInvalid, true},
     {"command 8: no payload follows", 0, 8, 0, 4096, kWireInvalid},
     {"command 255: no payload follows", 0, 255, UINT64_MAX, UINT32_MAX, kWireInvalid},
 };
 
 TEST_CASE("odd requests get their error and leave the stream in step") {
   Fixture fixture;
-  for (const bool structured : {false, true}) {
+  for (const ReplyStyle style : kStyles) {
     for (const Row& row : kRows) {
       CAPTURE(row.name);
-      CAPTURE(structured);
-      const auto client = fixture.Connect({structured, row.read_only});
-      std::vector<uint8_t> bytes = Wire(row.flags, row.type, 5, row.offset, row.length);
+      CAPTURE(int(style));
+      const auto client = fixture.Connect({style, row.read_only});
+      std::vector<uint8_t> bytes = WireOf(style, row.flags, row.type, 5, row.offset, row.length);
       if (row.type == kWrite) bytes = bytes + std::vector<uint8_t>(row.length, 0x5a);
       client->Send(bytes);
-      CHECK(ReceiveError(*client, structured, 5) == row.error);
-      CHECK(ReadBytes(*client, structured, kSize - 7, 7).size() == 7);
-      client->Send(Wire(0, kDisconnect, 0, 0, 0));
+      const bool long_read = style == kExtended && row.type == kRead && row.length > 32 * kMiB;
+      CHECK(ReceiveError(*client, style, 5) == (long_read ? kWireOverflow : row.error));
+      CHECK(ReadBytes(*client, style, kSize - 7, 7).size() == 7);
+      client->Send(WireOf(style, 0, kDisconnect, 0, 0, 0));
       CHECK(client->AtEnd());
       CHECK(fixture.Ended().reason == CloseReason::kDisconnect);
     }
@@ -155,23 +115,24 @@ TEST_CASE("what cannot be understood closes the connection") {
 TEST_CASE("bytes come back as they were written, in every size and reply style") {
   Fixture fixture;
   const uint32_t sizes[] = {1, 511, 4096, 65537, 262144, 262145, 1000003, 32 * kMiB};
-  for (const bool structured : {false, true}) {
+  for (const ReplyStyle style : kStyles) {
     for (const bool cold : {false, true}) {
       fixture.gates.cold = cold;
-      const auto client = fixture.Connect({structured});
+      const auto client = fixture.Connect({style});
       for (const uint32_t size : sizes) {
-        CAPTURE(structured);
+        CAPTURE(int(style));
         CAPTURE(cold);
         CAPTURE(size);
         const uint64_t offset = 12345 + size % 4096;
         const std::vector<uint8_t> data = RandomBytes(size, size + cold);
-        client->Send(Wire(0, kWrite, 9, offset, size) + data);
-        CHECK(ReceiveError(*client, structured, 9) == 0);
-        CHECK(ReadBytes(*client, structured, offset, size) == data);
+        client->Send(WireOf(style, 0, kWrite, 9, offset, size) + data);
+        CHECK(ReceiveError(*client, style, 9) == 0);
+        CHECK(ReadBytes(*client, style, offset, size) == data);
       }
-      client->Send(Wire(0, kWriteZeroes, 10, 20000, 3000000));
-      CHECK(ReceiveError(*client, structured, 10) == 0);
-      CHECK(ReadBytes(*client, structured, 20000, 3000000) == std::vector<uint8_t>(3000000));
+      client->Send(WireOf(style, 0, kWriteZeroes, 10, 20000, 3000000));
+      CHECK(ReceiveError(*client, style, 10) == 0);
+      CHECK(ReadBytes(*client, style, 20000, 3000000) == std::vector<uint8_t>(3000000));
+      CHECK(ReadBytes(*client, style, 1, 32 * kMiB).size() == 32 * kMiB);
       fixture.gates.cold = false;
     }
   }
@@ -194,7 +155,7 @@ TEST_CASE("requests may arrive in any pieces") {
     for (size_t split = 0; split <= stream.size(); split += 13) {
       CAPTURE(split);
       const auto middle = stream.begin() + static_cast<ptrdiff_t>(split);
-      const auto client = fixture.Connect({false, false, {stream.begin(), middle}});
+      const auto client = fixture.Connect({kSimple, false, {stream.begin(), middle}});
       client->Send({middle, stream.end()});
       CHECK(client->ReceiveSimple().cookie == 1);
       CHECK(client->ReceiveSimple().cookie == 2);
@@ -209,7 +170,7 @@ TEST_CASE("requests may arrive in any pieces") {
     for (size_t i = 0; i < count; i++) {
       leftover = leftover + Wire(0, kWrite, i, i * 4096, 4096) + std::vector<uint8_t>(4096, 7);
     }
-    const auto client = fixture.Connect({false, false, leftover});
+    const auto client = fixture.Connect({kSimple, false, leftover});
     for (size_t i = 0; i < count; i++) CHECK(client->ReceiveSimple().cookie == i);
   }
 }
@@ -233,12 +194,12 @@ TEST_CASE("a cookie used twice is answered twice; what follows DISC is ignored")
 TEST_CASE("what one connection was answered, another one reads") {
   Fixture fixture;
   const auto writer = fixture.Connect();
-  const auto reader = fixture.Connect({true});
+  const auto reader = fixture.Connect({kStructured});
   for (uint32_t i = 0; i < 100; i++) {
     const std::vector<uint8_t> data = RandomBytes(5000, i);
     writer->Send(Wire(0, kWrite, i, 777, 5000) + data);
     CHECK(writer->ReceiveSimple().error == 0);
-    CHECK(ReadBytes(*reader, true, 777, 5000) == data);
+    CHECK(ReadBytes(*reader, kStructured, 777, 5000) == data);
   }
 }
 
@@ -251,7 +212,7 @@ TEST_CASE("a flush that waits holds up nothing else") {
   client->Send(Wire(kFua, kWrite, 1, 0, 4096) + std::vector<uint8_t>(4096, 0xaa));
   client->Send(Wire(0, kFlush, 2, 0, 0) + Wire(kFua, kTrim, 3, 65536, 65536) +
                Wire(kFua, kWriteZeroes, 4, 131072, 65536));
-  CHECK(ReadBytes(*client, false, 0, 4096) == std::vector<uint8_t>(4096, 0xaa));
+  CHECK(ReadBytes(*client, kSimple, 0, 4096) == std::vector<uint8_t>(4096, 0xaa));
   fixture.gates.HoldFlushes(false);
   uint64_t cookies = 0;
   for (int i = 0; i < 4; i++) cookies |= 1u << client->ReceiveSimple().cookie;
@@ -355,11 +316,11 @@ TEST_CASE("a client that does not read its replies blocks only itself, and can b
   for (uint64_t i = 0; i < 8; i++) deaf->Send(Wire(0, kRead, i, 0, 32 * kMiB));
   CHECK(deaf->ReceiveSimple().error == 0);  // so the server is in the middle of its first answer
   const auto other = fixture.Connect();
-  for (int i = 0; i < 100; i++) CHECK(ReadBytes(*other, false, 0, 4096).size() == 4096);
+  for (int i = 0; i < 100; i++) CHECK(ReadBytes(*other, kSimple, 0, 4096).size() == 4096);
   fixture.server->Stop(deaf_id);
   const CloseReport report = fixture.Ended();
   CHECK(report.reason == CloseReason::kIo);  // its replies were lost, which is more than a stop
-  CHECK(ReadBytes(*other, false, 0, 4096).size() == 4096);
+  CHECK(ReadBytes(*other, kSimple, 0, 4096).size() == 4096);
 }
 
 TEST_CASE("stop ends an idle connection and one with a flush in flight, which is answered") {
@@ -367,10 +328,10 @@ TEST_CASE("stop ends an idle connection and one with a flush in flight, which is
   const auto idle = fixture.Connect();
   const uint64_t idle_id = fixture.last_id;
   const auto busy = fixture.Connect();
-  CHECK(ReadBytes(*idle, false, 0, 1).size() == 1);
+  CHECK(ReadBytes(*idle, kSimple, 0, 1).size() == 1);
   fixture.gates.HoldFlushes(true);
   busy->Send(Wire(kFua, kWrite, 1, 0, 4096) + std::vector<uint8_t>(4096, 2));
-  CHECK(ReadBytes(*busy, false, 0, 1).size() == 1);  // so the write was received
+  CHECK(ReadBytes(*busy, kSimple, 0, 1).size() == 1);  // so the write was received
   fixture.server->Stop(idle_id);
   CHECK(idle->AtEnd());
   CHECK(fixture.Ended().reason == CloseReason::kStopped);
@@ -394,14 +355,20 @@ std::vector<uint8_t> LongRequests(uint16_t type, uint32_t length = uint32_t{kSiz
 
 TEST_CASE("requests of a client that is gone are not executed") {
   Fixture fixture;
+  const auto writer = fixture.Connect();  // or the reads would be holes, which leave at once
+  writer->Send(Wire(0, kWrite, 1, 0, 32 * kMiB) + std::vector<uint8_t>(32 * kMiB, 1));
+  CHECK(writer->ReceiveSimple().error == 0);
+  writer->Close();
+  fixture.Ended();
   for (const bool tcp : {false, true}) {
-    for (const auto& [type, length] : {std::pair<uint16_t, uint32_t>{kWriteZeroes, kSize},
-                                       {kWriteZeroes, 32 * kMiB},
-                                       {kRead, 32 * kMiB}}) {
+    // NO_HOLE: the zeroes are data, too.
+    for (const auto& [type, length] : {std::pair<uint16_t, uint32_t>{kRead, 32 * kMiB},
+                                       {kWriteZeroes, kSize},
+                                       {kWriteZeroes, 32 * kMiB}}) {
       CAPTURE(tcp);
       CAPTURE(type);
       CAPTURE(length);
-      const auto client = fixture.Connect({type == kRead, false, {}, tcp});
+      const auto client = fixture.Connect({type == kRead ? kStructured : kSimple, false, {}, tcp});
       client->Send(LongRequests(type, length));
       client->Close();
       const CloseReport report = fixture.Ended();
@@ -414,11 +381,11 @@ TEST_CASE("requests of a client that is gone are not executed") {
 TEST_CASE("stop cuts a long request short and begins no other") {
   Fixture fixture;
   for (const bool tcp : {false, true}) {
-    const auto client = fixture.Connect({true, false, {}, tcp});
+    const auto client = fixture.Connect({kStructured, false, {}, tcp});
     client->Send(Wire(0, kRead, 7, 0, 0) + LongRequests(kWriteZeroes));
     CHECK(client->ReceiveChunk().cookie == 7);  // leaves after the first piece of a long one
     fixture.server->StopAll();
-    CHECK(ReceiveError(*client, true, 0) == kWireShutdown);
+    CHECK(ReceiveError(*client, kStructured, 0) == kWireShutdown);
     CHECK(client->AtEnd());
     const CloseReport report = fixture.Ended();
     CHECK(report.reason == CloseReason::kStopped);
@@ -429,7 +396,7 @@ TEST_CASE("stop cuts a long request short and begins no other") {
 TEST_CASE("a client that has ended its sending side gets all its replies") {
   Fixture fixture;
   for (const bool tcp : {false, true}) {
-    const auto client = fixture.Connect({false, false, {}, tcp});
+    const auto client = fixture.Connect({kSimple, false, {}, tcp});
     for (uint64_t i = 0; i < 3; i++) {
       client->Send(Wire(0, kWriteZeroes, i, 0, uint32_t{kSize}) + Wire(0, kTrim, i, 0, kSize));
     }
@@ -444,7 +411,7 @@ TEST_CASE("input that is not read does not turn our end into a reset") {
   Fixture fixture;
   for (const bool tcp : {false, true}) {
     CAPTURE(tcp);
-    const auto client = fixture.Connect({false, false, {}, tcp});
+    const auto client = fixture.Connect({kSimple, false, {}, tcp});
     std::vector<uint8_t> junk(kMiB, 0xee);
     client->Send(Wire(0, kRead, 1, 0, 4096) + junk);
     CHECK(client->ReceiveSimple().cookie == 1);

@@ -35,6 +35,7 @@ namespace flashlun::nbd {
 inline constexpr uint16_t kVolumeId = 0x1203;
 inline constexpr uint64_t kSize = uint64_t{256} << 20;
 inline constexpr std::chrono::seconds kDeadline{30};
+inline constexpr uint32_t kMiB = 1u << 20;
 
 // Gates -----------------------------------------------------------------------
 
@@ -141,13 +142,28 @@ class Client {
     bool done;
     uint16_t type;
     uint64_t cookie;
+    uint64_t offset;  // of the request; 0 in a structured reply
     std::vector<uint8_t> data;
   };
+  // Of either kind.
   Chunk ReceiveChunk() {
-    const std::vector<uint8_t> header = Receive(kStructuredHeaderBytes);
-    REQUIRE(LoadBe32(header.data()) == kStructuredReplyMagic);
-    return {(LoadBe16(&header[4]) & kReplyDone) != 0, LoadBe16(&header[6]), LoadBe64(&header[8]),
-            Receive(LoadBe32(&header[16]))};
+    std::vector<uint8_t> header = Receive(kStructuredHeaderBytes);
+    const bool extended = LoadBe32(header.data()) == kExtendedReplyMagic;
+    REQUIRE((extended || LoadBe32(header.data()) == kStructuredReplyMagic));
+    Chunk chunk{(LoadBe16(&header[4]) & kReplyDone) != 0,
+                LoadBe16(&header[6]),
+                LoadBe64(&header[8]),
+                0,
+                {}};
+    uint64_t length = LoadBe32(&header[16]);
+    if (extended) {
+      const std::vector<uint8_t> rest = Receive(kExtendedHeaderBytes - kStructuredHeaderBytes);
+      header.insert(header.end(), rest.begin(), rest.end());
+      chunk.offset = LoadBe64(&header[16]);
+      length = LoadBe64(&header[24]);
+    }
+    chunk.data = Receive(length);
+    return chunk;
   }
 
  private:
@@ -166,6 +182,18 @@ inline std::vector<uint8_t> Wire(uint16_t flags, uint16_t type, uint64_t cookie,
   return wire;
 }
 
+inline std::vector<uint8_t> ExtendedWire(uint16_t flags, uint16_t type, uint64_t cookie,
+                                         uint64_t offset, uint64_t length) {
+  std::vector<uint8_t> wire(kExtendedRequestBytes);
+  StoreBe32(wire.data(), kExtendedRequestMagic);
+  StoreBe16(&wire[4], flags);
+  StoreBe16(&wire[6], type);
+  StoreBe64(&wire[8], cookie);
+  StoreBe64(&wire[16], offset);
+  StoreBe64(&wire[24], length);
+  return wire;
+}
+
 inline std::vector<uint8_t> operator+(std::vector<uint8_t> left,
                                       const std::vector<uint8_t>& right) {
   left.insert(left.end(), right.begin(), right.end());
@@ -179,11 +207,94 @@ inline std::vector<uint8_t> RandomBytes(size_t count, uint32_t seed) {
   return bytes;
 }
 
+inline constexpr ReplyStyle kStyles[] = {ReplyStyle::kSimple, ReplyStyle::kStructured,
+                                         ReplyStyle::kExtended};
+inline constexpr ReplyStyle kSimple = ReplyStyle::kSimple;
+inline constexpr ReplyStyle kStructured = ReplyStyle::kStructured;
+inline constexpr ReplyStyle kExtended = ReplyStyle::kExtended;
+
+// A request as the style has it; an extended WRITE says that its payload follows.
+inline std::vector<uint8_t> WireOf(ReplyStyle style, uint16_t flags, uint16_t type, uint64_t cookie,
+                                   uint64_t offset, uint64_t length) {
+  if (style != kExtended) return Wire(flags, type, cookie, offset, static_cast<uint32_t>(length));
+  const bool payload = type == kWrite;
+  return ExtendedWire(payload ? flags | kPayloadLen : flags, type, cookie, offset, length);
+}
+
+// Reads with the connection's reply style. Chunks may come in any split, but cover everything once.
+inline std::vector<uint8_t> ReadBytes(Client& client, ReplyStyle style, uint64_t offset,
+                                      uint32_t length) {
+  client.Send(WireOf(style, 0, kRead, 77, offset, length));
+  if (style == kSimple) {
+    const Client::Simple reply = client.ReceiveSimple();
+    CHECK(reply.error == 0);
+    CHECK(reply.cookie == 77);
+    return client.Receive(length);
+  }
+  std::vector<uint8_t> data(length, 0xee);
+  size_t covered = 0;
+  for (bool done = false; !done;) {
+    const Client::Chunk chunk = client.ReceiveChunk();
+    CHECK(chunk.cookie == 77);
+    CHECK(chunk.offset == (style == kExtended ? offset : 0));
+    done = chunk.done;
+    if (chunk.type == kChunkNone) continue;
+    const uint64_t at = LoadBe64(chunk.data.data()) - offset;
+    if (chunk.type == kChunkOffsetHole) {
+      const uint32_t bytes = LoadBe32(&chunk.data[8]);
+      REQUIRE(at + bytes <= length);
+      std::memset(data.data() + at, 0, bytes);
+      covered += bytes;
+      continue;
+    }
+    REQUIRE(chunk.type == kChunkOffsetData);
+    REQUIRE(at + chunk.data.size() - 8 <= length);
+    std::memcpy(data.data() + at, chunk.data.data() + 8, chunk.data.size() - 8);
+    covered += chunk.data.size() - 8;
+  }
+  CHECK(covered == length);
+  return data;
+}
+
+// The error of a reply to anything but a successful READ or BLOCK_STATUS.
+inline uint32_t ReceiveError(Client& client, ReplyStyle style, uint64_t cookie) {
+  if (style == kExtended) {
+    const Client::Chunk chunk = client.ReceiveChunk();
+    CHECK(chunk.done);
+    CHECK(chunk.cookie == cookie);
+    if (chunk.type == kChunkNone) return 0;
+    REQUIRE(chunk.type == kChunkError);
+    CHECK(LoadBe16(&chunk.data[4]) == chunk.data.size() - kErrorChunkBytes);
+    return LoadBe32(chunk.data.data());
+  }
+  const std::vector<uint8_t> start = client.Receive(kSimpleReplyBytes);
+  if (LoadBe32(start.data()) == kSimpleReplyMagic) {
+    CHECK(LoadBe64(&start[8]) == cookie);
+    const uint32_t error = LoadBe32(&start[4]);
+    CHECK_MESSAGE((style == kSimple || error == 0),
+                  "errors are structured once that was negotiated");
+    return error;
+  }
+  REQUIRE(LoadBe32(start.data()) == kStructuredReplyMagic);
+  CHECK(style == kStructured);
+  CHECK(LoadBe16(&start[4]) == kReplyDone);
+  CHECK(LoadBe64(&start[8]) == cookie);
+  const std::vector<uint8_t> body = client.Receive(LoadBe32(client.Receive(4).data()));
+  if (LoadBe16(&start[6]) == kChunkNone) return 0;
+  REQUIRE(LoadBe16(&start[6]) == kChunkError);
+  const size_t text_bytes = LoadBe16(&body[4]);
+  CHECK(text_bytes == body.size() - kErrorChunkBytes);
+  CHECK(text_bytes > 0);
+  return LoadBe32(body.data());
+}
+
 struct Options {
-  bool structured = false;
+  ReplyStyle style = ReplyStyle::kSimple;
   bool read_only = false;
   std::vector<uint8_t> leftover = {};
   bool tcp = false;  // instead of a unix socket
+  std::vector<SelectedContext> contexts = {};
+  uint32_t min_block = 1;
 };
 
 class Fixture {
@@ -219,7 +330,9 @@ class Fixture {
     ConnectionOptions connection;
     connection.fd = fds[1];
     connection.volume = std::move(volume.value());
-    connection.structured_replies = options.structured;
+    connection.replies = options.style;
+    connection.contexts = std::move(options.contexts);
+    connection.min_block = options.min_block;
     connection.read_only = options.read_only;
     connection.leftover = std::move(options.leftover);
     Result<uint64_t> id =

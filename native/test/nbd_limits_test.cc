@@ -234,7 +234,7 @@ TEST_CASE("without shared memory many small cold reads at once still work") {
     SendReads(*client, 200, length);
     ReceiveReads(*client, 200, length);
   }
-  const auto structured = fixture.Connect({.structured = true});
+  const auto structured = fixture.Connect({.style = ReplyStyle::kStructured});
   structured->Send(Wire(0, kRead, 5, 7, 3 * kMiB));
   size_t bytes = 0;
   for (bool done = false; !done;) {
@@ -243,6 +243,11 @@ TEST_CASE("without shared memory many small cold reads at once still work") {
     bytes += chunk.data.size() - 8;
   }
   CHECK(bytes == 3 * kMiB);
+  // In one chunk, which does not fit into the send buffer.
+  structured->Send(Wire(kDf, kRead, 6, 7, 3 * kMiB));
+  const Client::Chunk whole = structured->ReceiveChunk();
+  CHECK(whole.done);
+  CHECK(whole.data.size() == 3 * kMiB + 8);
 }
 
 TEST_CASE("clients that do not read give shared memory back, and get all their data later") {

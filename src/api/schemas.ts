@@ -86,6 +86,7 @@ export const VolumeBody = Type.Object({
   usedBytes: Count,
   pool: Type.String({ description: 'name of the pool its space comes from' }),
   thick: Type.Boolean({ description: 'its whole size is reserved' }),
+  blockBytes: Type.Integer({ description: 'logical block size of its hosts: 512 or 4096' }),
   attached: Type.Integer({ description: 'NBD connections' }),
   createdAt: Time,
   readOps: Count,
@@ -108,6 +109,9 @@ export const NewVolumeBody = strictObject({
   name: Type.Optional(Type.String({ maxLength: 256 })),
   pool: Type.Optional(Ref),
   thick: Type.Optional(Type.Boolean({ description: 'reserve the whole size' })),
+  blockBytes: Type.Optional(
+    Type.Integer({ description: 'logical block size of its hosts: 512 (default) or 4096' }),
+  ),
 });
 
 export const ResizeVolumeBody = strictObject({

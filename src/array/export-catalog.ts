@@ -11,6 +11,15 @@ export interface ExportTarget extends ExportEntry {
   readonly readOnly: boolean;
   /** Why this client cannot have it now, for people; otherwise it could. */
   readonly refusal?: string | undefined;
+  /** Logical block size of the volume, 512 or 4096; 512 when left out. */
+  readonly blockBytes?: number;
+}
+
+/** A relationship whose changes since T0 can be asked for. */
+export interface ExportBitmap {
+  /** `fc-1203-1303`. */
+  readonly name: string;
+  readonly relationshipId: number;
 }
 
 export interface ExportCatalog {
@@ -20,4 +29,6 @@ export interface ExportCatalog {
   example(): string | undefined;
   /** By serial, volume id or name; undefined when there is no such volume. '' is no volume. */
   resolve(name: string): ExportTarget | undefined;
+  /** Of the volume's relationships. A catalog of volumes that are never copied leaves it out. */
+  bitmaps?(volumeId: number): readonly ExportBitmap[];
 }

@@ -21,10 +21,10 @@ import { shorten } from '../base/shorten.js';
 import { formatSize } from '../base/units.js';
 import { type Engine, TRACK_BYTES, type VolumeState } from '../engine/types.js';
 import type { ChangeQueue } from './change-queue.js';
-import type { ExportCatalog, ExportEntry, ExportTarget } from './export-catalog.js';
+import type { ExportBitmap, ExportCatalog, ExportEntry, ExportTarget } from './export-catalog.js';
 import { checkThickFits, findPool } from './pools.js';
+import { checkBlockSize, checkSize } from './sizes.js';
 import { VolumeIndex } from './volume-index.js';
-import { checkVolumeSize } from './volume-size.js';
 import { describeRelationship } from './words.js';
 
 /** A volume as the API shows it. Counters are since the server started. */
@@ -39,6 +39,8 @@ export interface VolumeView {
   readonly pool: string;
   /** Its whole size is reserved. */
   readonly thick: boolean;
+  /** Logical block size that hosts see: 512 or 4096. */
+  readonly blockBytes: number;
   /** NBD connections. */
   readonly attached: number;
   readonly createdAt: string;
@@ -69,6 +71,8 @@ export interface NewVolume {
   readonly pool?: string | undefined;
   /** Reserves the whole size. */
   readonly thick?: boolean | undefined;
+  /** Logical block size, 512 (the default) or 4096. */
+  readonly blockBytes?: number | undefined;
 }
 
 type ArrayEngine = Pick<
@@ -79,6 +83,7 @@ type ArrayEngine = Pick<
   | 'volumes'
   | 'volume'
   | 'relationships'
+  | 'recordings'
   | 'pools'
 >;
 
@@ -158,13 +163,14 @@ export class StorageArray implements ExportCatalog {
   create(request: NewVolume): Promise<VolumeView> {
     return this.#changes.run(async () => {
       const name = request.name ?? '';
-      const sizeBytes = checkVolumeSize(request.sizeBytes);
+      const sizeBytes = checkSize(request.sizeBytes);
+      const blockBytes = checkBlockSize(request.blockBytes);
       const id = this.#chooseId(request);
       this.#checkName(name);
       const pool = findPool(this.#engine.pools(), request.pool);
       try {
         if (request.thick === true) await checkThickFits(pool, sizeBytes);
-        const placement = { pool: pool.number, thick: request.thick };
+        const placement = { pool: pool.number, thick: request.thick, blockBytes };
         await this.#engine.createVolume(id, sizeBytes, name, placement);
       } catch (error) {
         throw fromNative(error, `create volume ${formatVolumeId(id)}`);
@@ -185,7 +191,7 @@ export class StorageArray implements ExportCatalog {
     return this.#changes.run(async () => {
       const state = this.state(ref);
       const id = formatVolumeId(state.id);
-      const sizeBytes = checkVolumeSize(requestedBytes);
+      const sizeBytes = checkSize(requestedBytes);
       if (sizeBytes < state.sizeBytes) {
         throw new FlashlunError(
           'SIZE_INVALID',
@@ -247,7 +253,15 @@ export class StorageArray implements ExportCatalog {
       description: this.#describe(state),
       sizeBytes: state.sizeBytes,
       readOnly: false,
+      blockBytes: state.blockBytes,
     };
+  }
+
+  bitmaps(volumeId: number): ExportBitmap[] {
+    return this.#engine.recordings(volumeId).map(({ relationshipId, sourceId, targetId }) => ({
+      name: `fc-${formatVolumeId(sourceId)}-${formatVolumeId(targetId)}`,
+      relationshipId,
+    }));
   }
 
   #states(): VolumeState[] {
@@ -373,6 +387,7 @@ export class StorageArray implements ExportCatalog {
       usedBytes: state.mappedTracks * TRACK_BYTES,
       pool: this.#poolName(state.pool),
       thick: state.thick,
+      blockBytes: state.blockBytes,
       attached: state.attached,
       createdAt: new Date(state.createdUnixMs).toISOString(),
       readOps: state.readOps,

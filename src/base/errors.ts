@@ -42,6 +42,8 @@ export const ERRORS = {
   FC_SIZE_MISMATCH: { http: 409, exit: 6 },
   /** A thick volume and a thin one, or thick ones of two pools: space could not be reserved. */
   FC_THICKNESS: { http: 409, exit: 6 },
+  /** A volume with blocks of 512 bytes and one with 4096: hosts could not read the copy. */
+  FC_BLOCK_SIZE: { http: 409, exit: 6 },
   FC_TARGET_IN_USE: { http: 409, exit: 6 },
   FC_TARGET_REPEATED: { http: 409, exit: 6 },
   /** One volume as source and as target in one request: there would be no one T0 for all pairs. */

@@ -21,6 +21,8 @@ export const LIMITS = {
   nbdUnknownNamesPerConnection: 16,
   /** Largest READ and WRITE, told in INFO_BLOCK_SIZE; native kMaxPayloadBytes enforces it. */
   nbdPayloadBytes: 32 * MIB,
+  /** Metadata contexts that one client may select; native kMaxContexts. Tools select one or two. */
+  nbdContexts: 16,
   /** Answers to LIST on one connection: at least one of a full array (4096 volumes, 1.2 MB). */
   nbdListBytesPerConnection: 2 * MIB,
   /** A client that takes longer holds a socket for nothing. QEMU's server waits as long. */

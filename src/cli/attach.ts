@@ -21,6 +21,8 @@ const PRODUCT = '2105800';
 interface Volume {
   readonly id: string;
   readonly serial: string;
+  /** Logical block size; NBD clients other than QEMU's device model do not take it over. */
+  readonly blockBytes: number;
 }
 
 /** Where the server listens: `host:port` or nothing, a socket's path or nothing. */
@@ -110,8 +112,14 @@ function qemuLines(volume: Volume, address: Address): string[] {
   return [
     '-device virtio-scsi-pci \\',
     `-blockdev ${shellQuote(blockdev)} \\`,
-    `-device scsi-hd,drive=${node},${identity}`,
+    `-device scsi-hd,drive=${node},${identity}${qemuBlocks(volume)}`,
   ];
+}
+
+/** QEMU's disk has blocks of 512 bytes whatever the export says. */
+function qemuBlocks({ blockBytes }: Volume): string {
+  if (blockBytes === 512) return '';
+  return `,logical_block_size=${blockBytes},physical_block_size=${blockBytes}`;
 }
 
 function libvirtLines(volume: Volume, address: Address): string[] {
@@ -126,6 +134,7 @@ function libvirtLines(volume: Volume, address: Address): string[] {
     `  <source protocol='nbd' name='${volume.serial}'>`,
     `    ${host}`,
     '  </source>',
+    ...libvirtBlocks(volume),
     "  <target dev='sda' bus='scsi'/>",
     `  <serial>${volume.serial}</serial>`,
     `  <vendor>${VENDOR}</vendor>`,
@@ -134,12 +143,19 @@ function libvirtLines(volume: Volume, address: Address): string[] {
   ];
 }
 
+function libvirtBlocks({ blockBytes }: Volume): string[] {
+  if (blockBytes === 512) return [];
+  const size = `logical_block_size='${blockBytes}' physical_block_size='${blockBytes}'`;
+  return [`  <blockio ${size}/>`];
+}
+
 function nbdClientLines(volume: Volume, address: Address): string[] {
   const where =
     address.kind === 'unix'
       ? `-unix ${shellQuote(address.path)}`
       : `${shellQuote(address.host)} ${address.port}`;
-  return ['modprobe nbd', `nbd-client ${where} /dev/nbd0 -name ${volume.serial} -persist`];
+  const blocks = volume.blockBytes === 512 ? '' : ` -block-size ${volume.blockBytes}`;
+  return ['modprobe nbd', `nbd-client ${where} /dev/nbd0 -name ${volume.serial}${blocks} -persist`];
 }
 
 /** Reads only: what people paste to try it must not overwrite a disk. */
@@ -152,11 +168,13 @@ function fioLines(volume: Volume, address: Address): string[] {
 
 function nbdfuseLines(volume: Volume, address: Address): string[] {
   const dir = `/tmp/lun${volume.serial}`;
+  const sectors = volume.blockBytes === 512 ? '' : ` --sector-size ${volume.blockBytes}`;
   return [
     `mkdir -p ${dir}`,
     `nbdfuse ${dir}/disk ${shellQuote(nbdUri(volume, address))} &`,
     `until [ -e ${dir}/disk ]; do sleep 0.1; done`,
-    `losetup --find --show ${dir}/disk    # as root: a block device to partition, mkfs and mount`,
+    `losetup --find --show${sectors} ${dir}/disk` +
+      '    # as root: a block device to partition, mkfs and mount',
     `# afterwards: losetup --detach LOOP, then fusermount3 -u ${dir}`,
   ];
 }

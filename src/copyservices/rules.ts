@@ -7,6 +7,7 @@
  *   target smaller than its source            FC_SIZE_MISMATCH
  *   one thick, the other thin                 FC_THICKNESS
  *   both thick, in different pools            FC_THICKNESS
+ *   blocks of 512 bytes and of 4096           FC_BLOCK_SIZE
  *   target already has a relationship         FC_TARGET_IN_USE
  *   one target twice in the request           FC_TARGET_REPEATED
  *   a volume as source and target in it       FC_CHAINED
@@ -31,6 +32,7 @@ export interface RuleVolume {
   readonly sizeBytes: number;
   readonly pool: number;
   readonly thick: boolean;
+  readonly blockBytes: number;
 }
 
 export interface RulePair {
@@ -130,6 +132,15 @@ function checkPair(
       'FC_THICKNESS',
       pair,
       'copies of thick volumes stay in one pool. Create the target in the pool of the source.',
+    );
+  }
+  if (source.blockBytes !== target.blockBytes) {
+    return refuse(
+      'FC_BLOCK_SIZE',
+      pair,
+      `${formatVolumeId(source.id)} has blocks of ${source.blockBytes} bytes and ` +
+        `${formatVolumeId(target.id)} of ${target.blockBytes}, so partitions and file systems of ` +
+        'the copy could not be read. Create a target with the block size of the source.',
     );
   }
   const existing = relationships.find((each) => each.targetId === target.id);

@@ -19,6 +19,7 @@ import type {
   PoolReport,
   PoolState,
   RateLimits,
+  Recording,
   RelationshipState,
   ThrottledState,
   VolumePlacement,
@@ -76,9 +77,9 @@ class NativeEngine implements Engine {
     id: number,
     sizeBytes: number,
     name: string,
-    { pool = 0, thick = false }: VolumePlacement = {},
+    { pool = 0, thick = false, blockBytes = 512 }: VolumePlacement = {},
   ): Promise<void> {
-    return this.#native.createVolume(this.#handle, id, sizeBytes, name, pool, thick);
+    return this.#native.createVolume(this.#handle, id, sizeBytes, name, pool, thick, blockBytes);
   }
 
   resizeVolume(id: number, sizeBytes: number): Promise<void> {
@@ -129,6 +130,10 @@ class NativeEngine implements Engine {
     return this.#native.relationships(this.#handle);
   }
 
+  recordings(volumeId: number): Recording[] {
+    return this.#native.recordings(this.#handle, volumeId);
+  }
+
   copyBatch(relationshipId: number, firstTrack: number, maxTracks: number): CopyBatchResult {
     return this.#native.copyBatch(this.#handle, relationshipId, firstTrack, maxTracks);
   }
@@ -146,12 +151,12 @@ class NativeEngine implements Engine {
   }
 
   adopt(fd: number, options: AdoptOptions, leftover: Uint8Array, onClosed: OnClosed): number {
-    const { volumeId, structuredReplies, readOnly } = options;
+    const { volumeId, readOnly, ...negotiated } = options;
     const connectionId = this.#native.adopt(
       this.#handle,
       fd,
       volumeId,
-      structuredReplies,
+      negotiated,
       readOnly,
       leftover,
     );

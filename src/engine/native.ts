@@ -14,9 +14,11 @@ import type {
   CopyBatchResult,
   EngineInfo,
   IoBackend,
+  Negotiated,
   PairSpec,
   PoolReport,
   PoolState,
+  Recording,
   RelationshipState,
   ThrottledState,
   VerifyBatchResult,
@@ -58,6 +60,7 @@ export interface NativeAddon {
     name: string,
     pool: number,
     thick: boolean,
+    blockBytes: number,
   ): Promise<void>;
   resizeVolume(handle: PoolHandle, id: number, sizeBytes: number): Promise<void>;
   deleteVolume(handle: PoolHandle, id: number): Promise<void>;
@@ -74,6 +77,7 @@ export interface NativeAddon {
   reverse(handle: PoolHandle, relationshipId: number): Promise<void>;
   withdraw(handle: PoolHandle, relationshipId: number): Promise<void>;
   relationships(handle: PoolHandle): RelationshipState[];
+  recordings(handle: PoolHandle, volumeId: number): Recording[];
   copyBatch(
     handle: PoolHandle,
     relationshipId: number,
@@ -93,7 +97,7 @@ export interface NativeAddon {
     handle: PoolHandle,
     fd: number,
     volumeId: number,
-    structuredReplies: boolean,
+    negotiated: Negotiated,
     readOnly: boolean,
     leftover: Uint8Array,
   ): number;

@@ -53,6 +53,8 @@ export interface VolumeState {
   readonly pool: number;
   /** Its whole size is reserved. */
   readonly thick: boolean;
+  /** Logical block size that hosts are told: 512 or 4096. */
+  readonly blockBytes: number;
   /** Tracks with data; times TRACK_BYTES is what it uses (shared tracks count for each volume). */
   readonly mappedTracks: number;
   /** Live NBD connections. */
@@ -69,10 +71,12 @@ export interface VolumeState {
   readonly redirectedTracks: number;
 }
 
-/** Where a new volume's tracks come from, and whether all of them are reserved. */
+/** Where a new volume's tracks come from, whether all of them are reserved, and its blocks. */
 export interface VolumePlacement {
   readonly pool?: number | undefined;
   readonly thick?: boolean | undefined;
+  /** 512 (the default) or 4096. */
+  readonly blockBytes?: number | undefined;
 }
 
 /** A pool: one file or block device that holds tracks. Number 0 is `tracks` in the directory. */
@@ -112,6 +116,13 @@ export interface RelationshipState {
   readonly totalTracks: number;
   /** By background copy since the pool was opened. */
   readonly copiedTracks: number;
+}
+
+/** A relationship with whose T0 a volume can be compared. */
+export interface Recording {
+  readonly relationshipId: number;
+  readonly sourceId: number;
+  readonly targetId: number;
 }
 
 export interface CopyBatchResult {
@@ -229,10 +240,29 @@ export interface PoolReport {
   readonly neededBytes: number;
 }
 
-/** What negotiation agreed with one NBD client; the native transmission phase starts from it. */
-export interface AdoptOptions {
+/** A metadata context that an NBD client selected. */
+export interface SelectedContext {
+  /** As the client was told it. */
+  readonly id: number;
+  readonly kind: 'allocation' | 'depth' | 'changes';
+  /** Of `changes`; else 0. */
+  readonly relationshipId: number;
+}
+
+/** How requests and replies look: without headers of chunks, with them, with 64-bit lengths. */
+export type ReplyStyle = 'simple' | 'structured' | 'extended';
+
+/** What negotiation agreed about the transmission phase. */
+export interface Negotiated {
+  readonly replies: ReplyStyle;
+  readonly contexts: readonly SelectedContext[];
+  /** Offsets and lengths are multiples of it: the client promised so. A power of two. */
+  readonly minBlockBytes: number;
+}
+
+/** What native transmission starts from. */
+export interface AdoptOptions extends Negotiated {
   readonly volumeId: number;
-  readonly structuredReplies: boolean;
   readonly readOnly: boolean;
 }
 
@@ -321,6 +351,8 @@ export interface Engine {
   reverse(relationshipId: number): Promise<void>;
   withdraw(relationshipId: number): Promise<void>;
   relationships(): RelationshipState[];
+  /** At most 64, the oldest ones. Unlike `relationships` this counts nothing. */
+  recordings(volumeId: number): Recording[];
   /**
    * Blocks the calling thread for the disk: workers only.
    *

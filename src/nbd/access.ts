@@ -4,7 +4,12 @@
  */
 
 import type { Socket } from 'node:net';
-import type { ExportCatalog, ExportEntry, ExportTarget } from '../array/export-catalog.js';
+import type {
+  ExportBitmap,
+  ExportCatalog,
+  ExportEntry,
+  ExportTarget,
+} from '../array/export-catalog.js';
 import { clientKey, isLocal, type PeerIdentity, plainAddress } from '../array/peer.js';
 import type { Grant, VolumeAccess } from '../array/volume-access.js';
 import { formatVolumeId } from '../base/ids.js';
@@ -162,6 +167,10 @@ export class ClientCatalog implements ExportCatalog {
     counts.countRefusal('export');
     const id = formatVolumeId(target.volumeId);
     return { ...allowed, refusal: `volume ${id} has as many connections as it may have` };
+  }
+
+  bitmaps(volumeId: number): readonly ExportBitmap[] {
+    return this.#options.catalog.bitmaps?.(volumeId) ?? [];
   }
 
   /** What the client may do with the volume now. */

@@ -6,9 +6,9 @@
  *
  * Each state reads exactly the bytes it needs into `#slot`, so nothing is ever read past the end of
  * an option, and what follows GO is left over for the transmission phase untouched. Only options
- * whose data is looked at (EXPORT_NAME, INFO, GO) are stored; the data of all others is counted and
- * dropped. Whatever the answer, the option's data has been consumed when it is given, so the next
- * option is found where it starts.
+ * whose data is looked at (STORED) are stored; the data of all others is counted and dropped.
+ * Whatever the answer, the option's data has been consumed when it is given, so the next option is
+ * found where it starts.
  *
  * Memory and output are bounded by LIMITS.nbd*, whatever arrives.
  */
@@ -16,24 +16,28 @@
 import type { ExportCatalog, ExportTarget } from '../array/export-catalog.js';
 import { assert } from '../base/assert.js';
 import { LIMITS } from '../base/limits.js';
-import { type ExportRequest, parseExportName, parseExportRequest } from './options.js';
-import { CLIENT_FLAG, INFO, MAGIC, OPTION, REPLY, WIRE } from './protocol.js';
+import type { Negotiated } from '../engine/types.js';
+import { infoReplies, minimumBlock, unknownExport } from './export-answers.js';
+import { Features } from './features.js';
+import {
+  type Parsed,
+  parseContextRequest,
+  parseExportName,
+  parseExportRequest,
+} from './options.js';
+import { BLOCK_SIZE, CLIENT_FLAG, INFO, MAGIC, OPTION, REPLY, WIRE } from './protocol.js';
 import {
   errorReply,
   exportNameReply,
-  infoBlockSize,
-  infoExport,
-  infoText,
   optionReply,
   serverReply,
   transmissionFlags,
 } from './replies.js';
 
 /** Negotiation succeeded: the next byte of the client is its first request. */
-export interface TransmitOutcome {
+export interface TransmitOutcome extends Negotiated {
   readonly kind: 'transmit';
   readonly export: ExportTarget;
-  readonly structuredReplies: boolean;
   /** Bytes of the last `consume` behind the handshake. */
   readonly leftover: Uint8Array;
 }
@@ -60,6 +64,15 @@ type State = 'flags' | 'header' | 'data' | 'drain' | 'done';
 
 const EMPTY = new Uint8Array(0);
 
+/** Options whose data is looked at. */
+const STORED: ReadonlySet<number> = new Set([
+  OPTION.exportName,
+  OPTION.info,
+  OPTION.go,
+  OPTION.listMetaContext,
+  OPTION.setMetaContext,
+]);
+
 /** One client's negotiation. Send `greeting()` of replies.ts first, then feed what arrives. */
 export class Handshake {
   readonly #catalog: ExportCatalog;
@@ -76,7 +89,7 @@ export class Handshake {
   #unknownCount = 0;
   #fixedNewstyle = false;
   #noZeroes = false;
-  #structuredReplies = false;
+  #features = new Features();
   #replies: Uint8Array[] = [];
   #outcome: CloseOutcome | Omit<TransmitOutcome, 'leftover'> | undefined;
 
@@ -193,11 +206,7 @@ export class Handshake {
   }
 
   #isStored(): boolean {
-    const read =
-      this.#option === OPTION.exportName ||
-      this.#option === OPTION.info ||
-      this.#option === OPTION.go;
-    return read && this.#optionBytes <= LIMITS.nbdOptionDataBytes;
+    return STORED.has(this.#option) && this.#optionBytes <= LIMITS.nbdOptionDataBytes;
   }
 
   /** Answers the option whose data has been consumed, and goes on to the next header. */
@@ -225,7 +234,14 @@ export class Handshake {
         this.#onInfoOrGo(stored);
         break;
       case OPTION.structuredReply:
-        if (this.#hasNoData('STRUCTURED_REPLY')) this.#onStructuredReply();
+        if (this.#hasNoData('STRUCTURED_REPLY')) this.#send(this.#features.structuredReply());
+        break;
+      case OPTION.extendedHeaders:
+        if (this.#hasNoData('EXTENDED_HEADERS')) this.#send(this.#features.extendedHeaders());
+        break;
+      case OPTION.listMetaContext:
+      case OPTION.setMetaContext:
+        this.#onMetaContext(stored);
         break;
       case OPTION.startTls:
         if (this.#hasNoData('STARTTLS')) {
@@ -248,13 +264,48 @@ export class Handshake {
     this.#close('abort', 'the client ended negotiation');
   }
 
-  #onStructuredReply(): void {
-    if (this.#structuredReplies) {
-      this.#refuse(REPLY.errInvalid, 'structured replies are on already');
+  /** The export behind an option that names one; undefined when that has been refused. */
+  #exportOf<T extends { readonly name: string }>(
+    stored: Uint8Array | undefined,
+    parse: (data: Uint8Array) => Parsed<T>,
+  ): { request: T; chosen: ExportTarget } | undefined {
+    if (stored === undefined) {
+      const most = LIMITS.nbdOptionDataBytes;
+      this.#refuse(REPLY.errTooBig, `option data is at most ${most} bytes`);
+      return undefined;
+    }
+    const parsed = parse(stored);
+    if (!parsed.ok) {
+      this.#refuse(REPLY.errInvalid, parsed.error);
+      return undefined;
+    }
+    const chosen = this.#catalog.resolve(parsed.value.name);
+    if (chosen === undefined) {
+      this.#onUnknownExport(parsed.value.name);
+      return undefined;
+    }
+    if (chosen.refusal !== undefined) {
+      this.#refuse(REPLY.errPolicy, chosen.refusal);
+      return undefined;
+    }
+    return { request: parsed.value, chosen };
+  }
+
+  #onMetaContext(stored: Uint8Array | undefined): void {
+    const setting = this.#option === OPTION.setMetaContext;
+    if (setting) this.#features.forgetContexts();
+    if (setting && this.#features.replies === 'simple') {
+      const text = 'contexts need STRUCTURED_REPLY or EXTENDED_HEADERS first';
+      this.#refuse(REPLY.errInvalid, text);
       return;
     }
-    this.#structuredReplies = true;
-    this.#send(optionReply(this.#option, REPLY.ack));
+    const found = this.#exportOf(stored, parseContextRequest);
+    if (found === undefined) return;
+    const bitmaps = this.#catalog.bitmaps?.(found.chosen.volumeId) ?? [];
+    const replies = setting
+      ? this.#features.setContexts(found.request, bitmaps)
+      : this.#features.listContexts(found.request, bitmaps);
+    for (const reply of replies) this.#send(reply);
   }
 
   #onList(): void {
@@ -282,48 +333,24 @@ export class Handshake {
   }
 
   #onInfoOrGo(stored: Uint8Array | undefined): void {
-    if (stored === undefined) {
-      const most = LIMITS.nbdOptionDataBytes;
-      this.#refuse(REPLY.errTooBig, `option data is at most ${most} bytes`);
-      return;
-    }
-    const parsed = parseExportRequest(stored);
-    if (!parsed.ok) {
-      this.#refuse(REPLY.errInvalid, parsed.error);
-      return;
-    }
-    const chosen = this.#catalog.resolve(parsed.value.name);
-    if (chosen === undefined) {
-      this.#onUnknownExport(parsed.value.name);
-      return;
-    }
-    if (chosen.refusal !== undefined) {
-      this.#refuse(REPLY.errPolicy, chosen.refusal);
-      return;
-    }
-    this.#sendInfos(chosen, parsed.value);
+    const found = this.#exportOf(stored, parseExportRequest);
+    if (found === undefined) return;
+    const { request, chosen } = found;
+    const flags = this.#flagsOf(chosen, request.name);
+    for (const info of infoReplies(this.#option, chosen, request.infos, flags)) this.#send(info);
     this.#send(optionReply(this.#option, REPLY.ack));
-    if (this.#option === OPTION.go) this.#transmit(chosen);
+    // Who did not ask may send anything (nbd-client, wnbd); who did has to keep to it.
+    const asked = request.infos.has(INFO.blockSize);
+    const minBlockBytes = asked ? minimumBlock(chosen) : BLOCK_SIZE.minimum;
+    if (this.#option === OPTION.go) this.#transmit(chosen, request.name, minBlockBytes);
   }
 
   #onUnknownExport(name: string): void {
     this.#unknownCount += 1;
-    this.#refuse(REPLY.errUnknown, this.#unknownExport(name));
+    this.#refuse(REPLY.errUnknown, unknownExport(name, this.#catalog.example()));
     if (this.#unknownCount === LIMITS.nbdUnknownNamesPerConnection) {
       this.#close('limit', `asked for ${this.#unknownCount} exports that do not exist`);
     }
-  }
-
-  #sendInfos(chosen: ExportTarget, request: ExportRequest): void {
-    const flags = transmissionFlags(chosen.readOnly);
-    this.#send(infoExport(this.#option, chosen.sizeBytes, flags));
-    if (request.infos.has(INFO.name)) {
-      this.#send(infoText(this.#option, INFO.name, chosen.name));
-    }
-    if (request.infos.has(INFO.description)) {
-      this.#send(infoText(this.#option, INFO.description, chosen.description));
-    }
-    if (request.infos.has(INFO.blockSize)) this.#send(infoBlockSize(this.#option));
   }
 
   /** EXPORT_NAME has no error reply, so whatever is wrong ends the connection. */
@@ -333,38 +360,35 @@ export class Handshake {
       this.#close('violation', `EXPORT_NAME: ${parsed?.error ?? 'the name is too long'}`);
       return;
     }
+    if (this.#features.replies === 'extended') {
+      this.#close('violation', 'EXPORT_NAME after EXTENDED_HEADERS');
+      return;
+    }
     const chosen = this.#catalog.resolve(parsed.value);
     if (chosen === undefined) {
-      this.#close('refused', `EXPORT_NAME: ${this.#unknownExport(parsed.value)}`);
+      const why = unknownExport(parsed.value, this.#catalog.example());
+      this.#close('refused', `EXPORT_NAME: ${why}`);
       return;
     }
     if (chosen.refusal !== undefined) {
       this.#close('refused', `EXPORT_NAME: ${chosen.refusal}`);
       return;
     }
-    const flags = transmissionFlags(chosen.readOnly);
+    const flags = this.#flagsOf(chosen, parsed.value);
     this.#send(exportNameReply(chosen.sizeBytes, flags, !this.#noZeroes));
-    this.#transmit(chosen);
+    this.#transmit(chosen, parsed.value, BLOCK_SIZE.minimum);
   }
 
-  #transmit(chosen: ExportTarget): void {
-    const structuredReplies = this.#structuredReplies;
-    this.#outcome = { kind: 'transmit', export: chosen, structuredReplies };
+  #flagsOf(chosen: ExportTarget, name: string): number {
+    const { replies } = this.#features;
+    return transmissionFlags(chosen.readOnly, replies, this.#features.contexts(name).length);
   }
 
-  #unknownExport(name: string): string {
-    const example = this.#catalog.example();
-    const what = name === '' ? 'there is no default export' : `there is no export ${quote(name)}`;
-    if (example === undefined) return `${what}, this array has no volumes for you`;
-    return `${what}. Ask for a volume's serial (as ${example}), id or name; LIST shows them`;
+  #transmit(chosen: ExportTarget, name: string, minBlockBytes: number): void {
+    const { replies } = this.#features;
+    const contexts = this.#features.contexts(name);
+    this.#outcome = { kind: 'transmit', export: chosen, replies, contexts, minBlockBytes };
   }
-}
-
-/** A name from the network as part of one printable line. */
-function quote(name: string): string {
-  const shown = name.length > 64 ? `${name.slice(0, 64)}...` : name;
-  // Control characters and lone surrogates (a pair may have been cut) become a question mark.
-  return `'${shown.replace(/[\p{Cc}\p{Cf}\p{Cs}\u2028\u2029]/gu, '?')}'`;
 }
 
 function view(bytes: Uint8Array): Buffer {

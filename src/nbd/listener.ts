@@ -263,7 +263,7 @@ class NbdListeners implements NbdServer {
   #adopt(arrival: Arrival, outcome: TransmitOutcome): boolean {
     const { socket, transport, peer, identity, place } = arrival;
     const { volumeId, readOnly } = outcome.export;
-    const { structuredReplies } = outcome;
+    const { replies, contexts, minBlockBytes } = outcome;
     const log = this.#log.child({ peer, volume: formatVolumeId(volumeId) });
     // Both may have changed while the last reply was on its way.
     if (!mayGoOn(arrival.catalog.grant(volumeId), readOnly) || this.#counts.isFull(volumeId)) {
@@ -279,7 +279,7 @@ class NbdListeners implements NbdServer {
     };
     try {
       const { engine } = this.#options;
-      const settings = { volumeId, structuredReplies, readOnly };
+      const settings = { volumeId, readOnly, replies, contexts, minBlockBytes };
       id = handOver(socket, outcome.leftover, (fd, leftover) =>
         engine.adopt(fd, settings, leftover, onClosed),
       );
@@ -290,7 +290,7 @@ class NbdListeners implements NbdServer {
     this.#counts.attach(place, volumeId);
     const since = new Date().toISOString();
     this.#registry.add({ id, volumeId, peer, transport, identity, readOnly, since });
-    log.info({ connection: id, structuredReplies, readOnly }, 'attached');
+    log.info({ connection: id, replies, contexts: contexts.length, readOnly }, 'attached');
     return true;
   }
 

@@ -1,6 +1,7 @@
 /**
- * Numbers of NBD negotiation, from proto.md of NetworkBlockDevice/nbd. Integers on the wire are
- * big-endian. Transmission (requests, replies, commands) is native/nbd's.
+ * Numbers of NBD negotiation, from proto.md of NetworkBlockDevice/nbd and, for EXTENDED_HEADERS,
+ * its branch extension-ext-header. Integers on the wire are big-endian. Transmission (requests,
+ * replies, commands) is native/nbd's.
  */
 
 /** 64-bit magics. */
@@ -35,7 +36,11 @@ export const TRANSMISSION_FLAG = {
   sendFua: 1 << 3,
   sendTrim: 1 << 5,
   sendWriteZeroes: 1 << 6,
+  sendDf: 1 << 7,
   canMultiConn: 1 << 8,
+  sendCache: 1 << 10,
+  sendFastZero: 1 << 11,
+  blockStatusPayload: 1 << 12,
 } as const;
 
 export const OPTION = {
@@ -57,6 +62,7 @@ export const REPLY = {
   ack: 1,
   server: 2,
   info: 3,
+  metaContext: 4,
   errUnsupported: 0x80000001,
   errPolicy: 0x80000002,
   errInvalid: 0x80000003,
@@ -66,14 +72,16 @@ export const REPLY = {
   errShutdown: 0x80000007,
   errBlockSizeRequired: 0x80000008,
   errTooBig: 0x80000009,
+  errExtHeaderRequired: 0x8000000a,
 } as const;
 
 /** Information types of INFO and GO. */
 export const INFO = { export: 0, name: 1, description: 2, blockSize: 3 } as const;
 
 /**
- * Block sizes told to clients that ask. Any byte range is served, so the minimum is 1. Preferred is
- * a sub-block of the store (smaller writes to a shared track read first); nbdcopy makes this its
- * granularity for holes, so a whole track would be too much.
+ * Block sizes told to clients that ask. Any byte range is served, so the minimum is 1, but for a
+ * volume with blocks of 4096 bytes. Preferred is a sub-block of the store (smaller writes to a
+ * shared track read first); nbdcopy makes this its granularity for holes, so a whole track would be
+ * too much.
  */
 export const BLOCK_SIZE = { minimum: 1, preferred: 4096 } as const;

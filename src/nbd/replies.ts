@@ -2,6 +2,7 @@
 
 import { assert } from '../base/assert.js';
 import { LIMITS } from '../base/limits.js';
+import type { ReplyStyle } from '../engine/types.js';
 import {
   BLOCK_SIZE,
   INFO,
@@ -50,16 +51,32 @@ export function serverReply(option: number, name: string, description: string): 
   return optionReply(option, REPLY.server, Buffer.concat([length, nameBytes, utf8(description)]));
 }
 
-/** Transmission flags of an export. */
-export function transmissionFlags(readOnly: boolean): number {
-  const always =
+/** One entry of LIST_META_CONTEXT, whose ids mean nothing (0), or of SET_META_CONTEXT. */
+export function metaContextReply(option: number, id: number, name: string): Buffer {
+  const head = Buffer.alloc(4);
+  head.writeUInt32BE(id, 0);
+  return optionReply(option, REPLY.metaContext, Buffer.concat([head, utf8(name)]));
+}
+
+/** Transmission flags of an export, for a client that has agreed on `style` and contexts. */
+export function transmissionFlags(readOnly: boolean, style: ReplyStyle, contexts: number): number {
+  let flags =
     TRANSMISSION_FLAG.hasFlags |
     TRANSMISSION_FLAG.sendFlush |
     TRANSMISSION_FLAG.sendFua |
+    TRANSMISSION_FLAG.sendCache |
     // All connections of a volume share one store, so a flush on one covers the writes of all.
     TRANSMISSION_FLAG.canMultiConn;
-  const writes = TRANSMISSION_FLAG.sendTrim | TRANSMISSION_FLAG.sendWriteZeroes;
-  return always | (readOnly ? TRANSMISSION_FLAG.readOnly : writes);
+  if (readOnly) flags |= TRANSMISSION_FLAG.readOnly;
+  else {
+    flags |=
+      TRANSMISSION_FLAG.sendTrim |
+      TRANSMISSION_FLAG.sendWriteZeroes |
+      TRANSMISSION_FLAG.sendFastZero;
+  }
+  if (style !== 'simple') flags |= TRANSMISSION_FLAG.sendDf;
+  if (style === 'extended' && contexts > 0) flags |= TRANSMISSION_FLAG.blockStatusPayload;
+  return flags;
 }
 
 /** The answer to EXPORT_NAME, which has no header; `padded` adds the 124 zeroes of old clients. */
@@ -90,11 +107,11 @@ export function infoText(
   return optionReply(option, REPLY.info, Buffer.concat([head, utf8(text)]));
 }
 
-/** NBD_INFO_BLOCK_SIZE. */
-export function infoBlockSize(option: number): Buffer {
+/** NBD_INFO_BLOCK_SIZE; `minimumBytes` is what offsets and lengths are multiples of. */
+export function infoBlockSize(option: number, minimumBytes: number): Buffer {
   const data = Buffer.alloc(14);
   data.writeUInt16BE(INFO.blockSize, 0);
-  data.writeUInt32BE(BLOCK_SIZE.minimum, 2);
+  data.writeUInt32BE(minimumBytes, 2);
   data.writeUInt32BE(BLOCK_SIZE.preferred, 6);
   data.writeUInt32BE(LIMITS.nbdPayloadBytes, 10);
   return optionReply(option, REPLY.info, data);

@@ -21,11 +21,13 @@ export const REP = {
   ack: 1,
   server: 2,
   info: 3,
+  metaContext: 4,
   unsupported: 0x80000001,
   policy: 0x80000002,
   invalid: 0x80000003,
   unknown: 0x80000006,
   tooBig: 0x80000009,
+  extHeaderRequired: 0x8000000a,
 } as const;
 
 export const GREETING = Buffer.from('4e42444d41474943' + '49484156454f5054' + '0003', 'hex');
@@ -77,6 +79,22 @@ export function info(name: string | Uint8Array, infos: readonly number[] = []): 
   return option(OPT.info, exportRequest(name, infos));
 }
 
+/** Data of LIST_META_CONTEXT and SET_META_CONTEXT; `count` claims another number of queries. */
+export function contextRequest(
+  name: string | Uint8Array,
+  queries: readonly (string | Uint8Array)[] = [],
+  count = queries.length,
+): Buffer {
+  const bytes = Buffer.from(name);
+  const encoded = queries.map((query) => Buffer.from(query));
+  return Buffer.concat([
+    u32(bytes.length),
+    bytes,
+    u32(count),
+    ...encoded.flatMap((query) => [u32(query.length), query]),
+  ]);
+}
+
 export interface OptionReply {
   readonly option: number;
   readonly type: number;
@@ -125,6 +143,24 @@ export function request(fields: {
   ]);
 }
 
+/** The same with extended headers: another magic, a length of 64 bits, PAYLOAD_LEN for data. */
+export function extendedRequest(
+  fields: Omit<Parameters<typeof request>[0], 'length'> & {
+    readonly length?: number | bigint;
+  },
+): Buffer {
+  const payload = fields.data === undefined ? 0 : CMD_FLAG.payloadLength;
+  return Buffer.concat([
+    u32(fields.magic ?? 0x21e41c71),
+    u16((fields.flags ?? 0) | payload),
+    u16(fields.type),
+    u64(fields.cookie ?? 1n),
+    u64(fields.offset ?? 0),
+    u64(fields.length ?? fields.data?.length ?? 0),
+    fields.data ?? Buffer.alloc(0),
+  ]);
+}
+
 /** Transmission commands, and command flags by bit. */
 export const CMD = {
   read: 0,
@@ -146,4 +182,4 @@ export const CMD_FLAG = {
   payloadLength: 32,
 } as const;
 
-export const ERRNO = { ok: 0, invalid: 22, noSpace: 28, overflow: 75 } as const;
+export const ERRNO = { ok: 0, invalid: 22, noSpace: 28, overflow: 75, notSupported: 95 } as const;

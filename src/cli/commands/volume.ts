@@ -17,6 +17,7 @@ interface CreateFlags {
   readonly name?: string;
   readonly pool?: string;
   readonly thick?: boolean;
+  readonly blockSize?: '512' | '4096';
 }
 
 interface AttachFlags {
@@ -36,6 +37,12 @@ export function addVolumeCommands(program: Command, context: CliContext): void {
     .option('--name <NAME>', 'a name that also works as export name')
     .option('--pool <POOL>', 'pool that its space comes from (default: default)')
     .option('--thick', 'reserve the whole size: its writes never find the pool full')
+    .addOption(
+      new Option(
+        '--block-size <BYTES>',
+        'logical block size that hosts see (default: 512)',
+      ).choices(['512', '4096']),
+    )
     .addHelpText('after', '\nExample: flashlun volume create --lss 12 --size 10G --name db')
     .action((flags: CreateFlags, command: Command) => createVolume(context, flags, command));
 
@@ -116,6 +123,7 @@ function createVolume(context: CliContext, flags: CreateFlags, command: Command)
     ...(flags.name === undefined ? {} : { name: flags.name }),
     ...(flags.pool === undefined ? {} : { pool: flags.pool }),
     ...(flags.thick === undefined ? {} : { thick: flags.thick }),
+    ...(flags.blockSize === undefined ? {} : { blockBytes: Number(flags.blockSize) }),
   };
   return withApi(context, command, async (api) => {
     const volume = await api.json<VolumeView>('POST', '/v1/volumes', { body: request });
@@ -163,6 +171,7 @@ function showVolume(context: CliContext, ref: string, command: Command): Promise
         ['used', formatSize(volume.usedBytes)],
         ['pool', volume.pool],
         ['provisioning', volume.thick ? 'thick' : 'thin'],
+        ['block size', volume.blockBytes],
         ['clients', volume.attached],
         ['created', formatTime(volume.createdAt)],
       ]),

@@ -1,6 +1,9 @@
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { ChangeQueue } from '../../../src/array/change-queue.js';
 import { createDemoArray } from '../../../src/array/demo-array.js';
 import { type NewVolume, StorageArray } from '../../../src/array/storage-array.js';
+import { openEngine } from '../../../src/engine/index.js';
 import { Scope, scoped } from '../../helpers/cleanup.js';
 import { openTestArray } from './pool.js';
 
@@ -76,6 +79,7 @@ test('a look-up does not list the volumes, and follows what is made and deleted'
       deleteVolume: engine.deleteVolume.bind(engine),
       volume: engine.volume.bind(engine),
       relationships: engine.relationships.bind(engine),
+      recordings: engine.recordings.bind(engine),
       pools: engine.pools.bind(engine),
       volumes: () => {
         listed += 1;
@@ -123,11 +127,38 @@ test('a volume grows, to whole tracks, and never shrinks', () =>
     await expect(array.resize('1204', TRACK)).rejects.toMatchObject({ code: 'VOLUME_NOT_FOUND' });
   }));
 
+test('the block size is kept, and the bitmaps of an export are its relationships', () =>
+  scoped(async (scope) => {
+    const dir = join(await scope.tempDir(), 'pool');
+    const changes = new ChangeQueue();
+    for (const reopened of [false, true]) {
+      const engine = await openEngine({ dir });
+      const array = new StorageArray(engine, '13698', changes);
+      if (!reopened) {
+        for (const id of ['1203', '1303']) await array.create({ id, sizeBytes: TRACK });
+        await array.create({ id: '1204', sizeBytes: TRACK, blockBytes: 4096 });
+        await engine.establish([{ sourceId: 0x1203, targetId: 0x1303, noCopy: true }]);
+      }
+      expect(array.get('1204').blockBytes).toBe(4096);
+      expect(array.resolve('1204')?.blockBytes).toBe(4096);
+      expect(array.get('1203').blockBytes).toBe(512);
+      expect(array.bitmaps(0x1203).map(({ name }) => name)).toEqual(['fc-1203-1303']);
+      expect(array.bitmaps(0x1204)).toEqual([]);
+      await engine.close();
+    }
+  }));
+
 const REFUSED: readonly (readonly [string, NewVolume, string, RegExp])[] = [
   ['size 0', { lss: '12', sizeBytes: 0 }, 'SIZE_INVALID', /64.0 KiB to 64.0 TiB/],
   ['a negative size', { lss: '12', sizeBytes: -1 }, 'SIZE_INVALID', /size -1 refused/],
   ['half a byte', { lss: '12', sizeBytes: 0.5 }, 'SIZE_INVALID', /size 0.5 refused/],
   ['a size over the limit', { lss: '12', sizeBytes: 64 * TIB + 1 }, 'SIZE_INVALID', /refused/],
+  [
+    'blocks of another size',
+    { lss: '12', sizeBytes: 1, blockBytes: 2048 },
+    'INVALID_ARGUMENT',
+    /block size 2048 refused/,
+  ],
   ['a CKD LSS', { lss: '0F', sizeBytes: 1 }, 'LSS_INVALID', /'0F'/],
   ['an LSS of three digits', { lss: '120', sizeBytes: 1 }, 'LSS_INVALID', /'120'/],
   [

@@ -2,7 +2,10 @@ import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { LIMITS } from '../../../src/base/limits.js';
 
-const HEADER = readFileSync(new URL('../../../native/core/limits.h', import.meta.url), 'utf8');
+/** Both files of the native side. */
+const HEADER = ['core', 'nbd']
+  .map((part) => readFileSync(new URL(`../../../native/${part}/limits.h`, import.meta.url), 'utf8'))
+  .join('\n');
 
 /** The value of a constant of limits.h that is a number, a shift, or the name of another one. */
 function nativeLimit(name: string): number {
@@ -22,6 +25,7 @@ test.each([
   ['volumeNameBytes', 'kMaxNameBytes'],
   ['pairsPerEstablish', 'kMaxPairsPerEstablish'],
   ['nbdPayloadBytes', 'kMaxPayloadBytes'],
+  ['nbdContexts', 'kMaxContexts'],
 ] as const)('%s equals %s of limits.h', (key, name) => {
   expect(LIMITS[key]).toBe(nativeLimit(name));
 });

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { type AttachFormat, attachText, type Transport } from '../../../src/cli/attach.js';
 
-const VOLUME = { id: '1203', serial: '20313698' };
+const VOLUME = { id: '1203', serial: '20313698', blockBytes: 512 };
 const BOTH: { tcp: string | null; unix: string | null } = {
   tcp: '127.0.0.1:10809',
   unix: '/run/flashlun/nbd.sock',
@@ -89,5 +89,16 @@ describe('attachText', () => {
     expect(() => attachText(VOLUME, none, { format: 'uri', transport: 'unix' })).toThrow(
       /--nbd-unix PATH/,
     );
+  });
+
+  test('a 4Kn volume: every format says so', () => {
+    const text = (format: AttachFormat) =>
+      attachText({ ...VOLUME, blockBytes: 4096 }, BOTH, { format });
+    expect(text('qemu')).toContain(',logical_block_size=4096,physical_block_size=4096\n');
+    expect(text('libvirt')).toContain(
+      "<blockio logical_block_size='4096' physical_block_size='4096'/>",
+    );
+    expect(text('nbd-client')).toContain(' -block-size 4096 -persist');
+    expect(text('nbdfuse')).toContain('--sector-size 4096');
   });
 });

@@ -14,7 +14,7 @@ const SIZES: Record<string, number> = { '1207': 2 * MIB, '1208': MIB + 65_536 };
 
 /**
  * `1203:1303`; 1211, 1311 and 1312 are thick, 1312 in another pool; 1207 is larger than the others,
- * 1208 by one track.
+ * 1208 by one track; 1221 has blocks of 4096 bytes.
  */
 function pair(text: string): RulePair {
   const [source = '', target = ''] = text.split(':');
@@ -23,6 +23,7 @@ function pair(text: string): RulePair {
     sizeBytes: SIZES[id] ?? MIB,
     pool: id === '1312' ? 1 : 0,
     thick: /^1[23]1/.test(id),
+    blockBytes: id === '1221' ? 4096 : 512,
   });
   return { source: volume(source), target: volume(target) };
 }
@@ -53,6 +54,7 @@ const CASES: readonly (readonly [string, string[], RelationshipState[], string[]
   ['a thick source and a thin target', ['1211:1303'], [], ['FC_THICKNESS']],
   ['a thin source and a thick target', ['1203:1311'], [], ['FC_THICKNESS']],
   ['thick volumes of two pools', ['1211:1312'], [], ['FC_THICKNESS']],
+  ['blocks of two sizes', ['1203:1221'], [], ['FC_BLOCK_SIZE']],
   ['source = target', ['1203:1203'], [], ['FC_SAME_VOLUME']],
   ['a smaller target', ['1207:1303'], [], ['FC_SIZE_MISMATCH']],
   ['a target smaller by one track', ['1208:1303'], [], ['FC_SIZE_MISMATCH']],

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { describe, expect, test } from 'vitest';
 import { type Engine, openEngine, openedEngine, sdNotify } from '../../../src/engine/index.js';
+import type { AdoptOptions } from '../../../src/engine/types.js';
 import { type Scope, scoped } from '../../helpers/cleanup.js';
 import { CMD, request } from '../../helpers/nbd-wire.js';
 import { RawSocket } from '../../helpers/raw-socket.js';
@@ -16,7 +17,13 @@ const DEADLINE = { deadlineMs: 10_000 };
 const ADDON = fileURLToPath(
   new URL('../../../native/build/Release/flashlun_native.node', import.meta.url),
 );
-const READ_WRITE = { volumeId: 0x1203, structuredReplies: false, readOnly: false };
+const READ_WRITE: AdoptOptions = {
+  volumeId: 0x1203,
+  readOnly: false,
+  replies: 'simple',
+  contexts: [],
+  minBlockBytes: 1,
+};
 
 async function open(scope: Scope, dir?: string): Promise<{ engine: Engine; dir: string }> {
   const pool = dir ?? join(await scope.tempDir(), 'pool');
@@ -220,7 +227,8 @@ describe('worker threads', () => {
     native.onClosed(() => parentPort.postMessage('closed'));
     const handle = native.opened(workerData.dir);
     const server = require('node:net').createServer({ pauseOnConnect: true }, (socket) => {
-      native.adopt(handle, socket._handle.fd, 0x1203, false, false, new Uint8Array());
+      const negotiated = { replies: 'simple', contexts: [], minBlockBytes: 1 };
+      native.adopt(handle, socket._handle.fd, 0x1203, negotiated, false, new Uint8Array());
       socket.destroy();
       if (workerData.exits) process.exit(0);
       server.close();

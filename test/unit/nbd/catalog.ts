@@ -11,14 +11,17 @@ export const LUN_1203: ExportTarget = {
   readOnly: false,
 };
 
-/** A read-only one of the largest size there is. */
+/** A read-only one of the largest size there is, with blocks of 4096 bytes. */
 export const LUN_1303: ExportTarget = {
   volumeId: 0x1303,
   name: '30313698',
   description: '1303 64.0 TiB',
   sizeBytes: 64 * 2 ** 40,
   readOnly: true,
+  blockBytes: 4096,
 };
+
+export const BITMAP = { name: 'fc-1203-1303', relationshipId: 5 };
 
 const NAMES = new Map([
   ['20313698', LUN_1203],
@@ -33,6 +36,7 @@ export const CATALOG: ExportCatalog = {
   list: () => [LUN_1203, LUN_1303],
   example: () => LUN_1203.name,
   resolve: (name) => NAMES.get(name),
+  bitmaps: () => [BITMAP],
 };
 
 export const EMPTY_CATALOG: ExportCatalog = {

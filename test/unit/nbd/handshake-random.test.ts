@@ -10,6 +10,7 @@ import { LIMITS } from '../../../src/base/limits.js';
 import { TRANSMISSION_FLAG } from '../../../src/nbd/protocol.js';
 import {
   clientFlags,
+  contextRequest,
   decodeReplies,
   exportRequest,
   OPT,
@@ -45,8 +46,23 @@ const exportData = fc.oneof(
   bytes(20),
 );
 
+const query = fc.oneof(
+  fc
+    .constantFrom('base:', 'base:allocation', 'qemu:', 'qemu:dirty-bitmap:', 'x:y')
+    .map(Buffer.from),
+  bytes(20),
+);
+
+/** Data of the options about contexts: right, or with its count spoilt. */
+const contextData = fc
+  .tuple(name, fc.array(query, { maxLength: 6 }), fc.option(fc.nat(0xffffffff)))
+  .map(([n, queries, count]) => contextRequest(n, queries, count ?? queries.length));
+
 const anyOption = fc
-  .tuple(fc.oneof(fc.nat(13), fc.nat(0xffffffff)), fc.oneof(exportData, bytes(300)))
+  .tuple(
+    fc.oneof(fc.nat(13), fc.nat(0xffffffff)),
+    fc.oneof(exportData, contextData, bytes(300), fc.constant(Buffer.alloc(0))),
+  )
   .map(([number, data]) => ({ number, data, bytes: option(number, data) }));
 
 /** Almost a client: flags and options, some of them with a wrong magic or length. */

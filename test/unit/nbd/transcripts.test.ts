@@ -16,7 +16,8 @@ function check(transcript: Transcript, driven: Driven): void {
   expect(driven.outcome).toMatchObject({
     kind: 'transmit',
     export: { volumeId: transcript.volumeId },
-    structuredReplies: transcript.structuredReplies ?? false,
+    replies: transcript.replies ?? 'simple',
+    contexts: (transcript.contexts ?? []).map((kind) => ({ kind })),
   });
 }
 

@@ -19,6 +19,7 @@
 #include "binding/convert.h"
 #include "binding/pool.h"
 #include "binding/sd_notify.h"
+#include "binding/tls.h"
 #include "binding/work.h"
 #include "core/thread_io.h"
 #include "nbd/limits.h"
@@ -295,7 +296,8 @@ Result<int> DuplicateBlocking(int fd) {
   return copy;
 }
 
-// adopt(handle, fd, volume id, structured replies, read only, leftover) -> connection id
+// adopt(handle, fd, volume id, structured replies, read only, leftover, TLS session or undefined)
+//   -> connection id
 Napi::Value Adopt(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const PoolHandle handle = HandleArgument(info);
@@ -310,6 +312,7 @@ Napi::Value Adopt(const Napi::CallbackInfo& info) {
   Result<Volume> volume = use.store().Attach(VolumeArgument(info, 2));
   if (!volume.ok()) throw MakeError(env, volume.status());
   options.volume = std::move(volume.value());
+  options.secure = TakeSession(info, 6);
   Result<int> copy = DuplicateBlocking(fd);
   if (!copy.ok()) throw MakeError(env, copy.status());
   options.fd = copy.value();
@@ -370,6 +373,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("adopt", Adopt);
   add("disconnect", Disconnect);
   add("sdNotify", NotifySystemd);
+  AddTls(env, exports);
   return exports;
 }
 

@@ -23,7 +23,7 @@ Connection::Connection(Store& store, OpSlot& slot, ConnectionOptions options)
       volume_(std::move(options.volume)),
       limits_{volume_.size_bytes(), options.read_only},
       structured_(options.structured_replies),
-      channel_(options.fd, std::move(options.leftover)),
+      channel_(options.fd, std::move(options.leftover), std::move(options.secure)),
       in_flight_(channel_) {}
 
 CloseReport Connection::Run() {

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -41,7 +42,8 @@ struct ConnectionOptions {
   Volume volume;
   bool structured_replies = false;
   bool read_only = false;
-  std::vector<uint8_t> leftover;  // received behind the handshake
+  std::vector<uint8_t> leftover;         // received behind the handshake
+  std::unique_ptr<SecureStream> secure;  // nullptr: plain text
 };
 
 class Connection {

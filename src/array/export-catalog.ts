@@ -9,6 +9,8 @@ export interface ExportTarget extends ExportEntry {
   readonly volumeId: number;
   readonly sizeBytes: number;
   readonly readOnly: boolean;
+  /** Every name that leads to the volume: rules about it hold whichever a client asks for. */
+  readonly names?: readonly string[];
 }
 
 export interface ExportCatalog {

@@ -238,6 +238,7 @@ export class StorageArray implements ExportCatalog {
       description: this.#describe(state),
       sizeBytes: state.sizeBytes,
       readOnly: false,
+      names: [formatVolumeId(state.id), serialOf(state.id, this.essSerial), state.name],
     };
   }
 

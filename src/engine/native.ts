@@ -17,6 +17,9 @@ import type {
   PoolReport,
   PoolState,
   RelationshipState,
+  TlsCredentials,
+  TlsPeerFacts,
+  TlsReceived,
   VerifyBatchResult,
   VolumeState,
 } from './types.js';
@@ -94,11 +97,26 @@ export interface NativeAddon {
     structuredReplies: boolean,
     readOnly: boolean,
     leftover: Uint8Array,
+    tls: NativeTlsSession | undefined,
   ): number;
   disconnect(handle: PoolHandle, connectionId: number): void;
 
   sdNotify(state: string): boolean;
+
+  tlsVersion(): string;
+  tlsContext(credentials: TlsCredentials): NativeTlsContext;
+  tlsSession(context: NativeTlsContext): NativeTlsSession;
+  tlsReceive(session: NativeTlsSession, bytes: Uint8Array): TlsReceived;
+  tlsSend(session: NativeTlsSession, bytes: Uint8Array): Buffer;
+  tlsEnd(session: NativeTlsSession): Buffer;
+  tlsHold(session: NativeTlsSession, bytes: Uint8Array): void;
+  tlsPeer(session: NativeTlsSession): TlsPeerFacts;
+  socketPair(): [number, number];
 }
+
+/** Owned by native code; freed when collected. */
+export type NativeTlsContext = { readonly __nativeTlsContext: never };
+export type NativeTlsSession = { readonly __nativeTlsSession: never };
 
 const ADDON_PATH = fileURLToPath(
   new URL('../../native/build/Release/flashlun_native.node', import.meta.url),

@@ -232,6 +232,59 @@ export interface AdoptOptions {
   readonly volumeId: number;
   readonly structuredReplies: boolean;
   readonly readOnly: boolean;
+  /** An open session made by `TlsContext`, which is given away; plain text without one. */
+  readonly tls?: TlsSession | undefined;
+}
+
+/** Of a TLS server: a certificate (PEM texts, empty where there is none), or pre-shared keys. */
+export interface TlsCredentials {
+  /** With its chain. */
+  readonly certificate: string;
+  readonly key: string;
+  /** Of clients; needed unless verifyPeer is `no`. */
+  readonly ca: string;
+  readonly crl: string;
+  /** `optional`: a client may show no certificate, but one that it shows must verify. */
+  readonly verifyPeer: 'no' | 'optional' | 'required';
+  readonly psk: readonly { readonly identity: string; readonly key: Uint8Array }[];
+}
+
+/** What a session made of the ciphertext it was given. */
+export interface TlsReceived {
+  /** `ended`: the client sends no more; `broken`: for good, `error` says why. */
+  readonly state: 'handshake' | 'open' | 'ended' | 'broken';
+  readonly data: Buffer;
+  /** To be sent, in every state. */
+  readonly output: Buffer;
+  readonly error: string;
+}
+
+/** The other end of an open session; what is there has been verified. */
+export interface TlsPeerFacts {
+  /** `TLSv1.3`. */
+  readonly protocol: string;
+  /** IANA's name. */
+  readonly cipher: string;
+  /** DER. */
+  readonly certificate?: Buffer;
+  readonly pskIdentity?: string;
+}
+
+/** The server's end of one TLS connection, without a socket: ciphertext in, ciphertext out. */
+export interface TlsSession {
+  receive(ciphertext: Uint8Array): TlsReceived;
+  /** @throws NativeError IO the session is broken. */
+  send(plaintext: Uint8Array): Buffer;
+  /** close_notify. */
+  end(): Buffer;
+  /** Ciphertext that the connection will decrypt. @throws NativeError LIMIT too much. */
+  hold(ciphertext: Uint8Array): void;
+  peer(): TlsPeerFacts;
+}
+
+/** Checked credentials that sessions are made from. */
+export interface TlsContext {
+  newSession(): TlsSession;
 }
 
 export interface ConnectionCounters {

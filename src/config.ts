@@ -19,10 +19,18 @@ import { isEssSerial } from './base/ids.js';
 import { LIMITS } from './base/limits.js';
 import { LOG_LEVELS, type LogLevel } from './base/log.js';
 import { MIB, parseSize } from './base/units.js';
+import {
+  checkTls,
+  printableTls,
+  TLS_DEFAULTS,
+  TLS_SETTINGS,
+  type TlsConfig,
+  type TlsFlags,
+} from './config-tls.js';
 import type { IoBackend } from './engine/types.js';
 
 /** What the command line parser hands over: one property per flag given, named in camelCase. */
-export interface ServeOptions {
+export interface ServeOptions extends TlsFlags {
   readonly data?: string;
   readonly config?: string;
   readonly nbd?: string;
@@ -68,6 +76,8 @@ export interface Config {
   readonly copyBytesPerSecond: number | undefined;
   /** Asked for at the pool's first open only; undefined takes the engine's default. */
   readonly poolCapacityBytes: number | undefined;
+  /** Undefined: off. */
+  readonly nbdTls: TlsConfig | undefined;
   readonly insecureNbd: boolean;
   readonly insecureHttp: boolean;
 }
@@ -87,6 +97,7 @@ const Raw = Type.Object(
     'log-level': Type.Optional(Type.Union(LOG_LEVELS.map((level) => Type.Literal(level)))),
     'copy-rate': Type.String(),
     'pool-capacity': Type.Optional(Type.String()),
+    ...TLS_SETTINGS,
     'insecure-nbd': Type.Boolean(),
     'insecure-http': Type.Boolean(),
   },
@@ -97,7 +108,12 @@ type Raw = Static<typeof Raw>;
 type Key = keyof Raw;
 
 const KEYS = Object.keys(Raw.properties) as Key[];
-const BOOLEANS: ReadonlySet<Key> = new Set<Key>(['no-demo', 'insecure-nbd', 'insecure-http']);
+const BOOLEANS: ReadonlySet<Key> = new Set<Key>([
+  'no-demo',
+  'nbd-tls-verify-peer',
+  'insecure-nbd',
+  'insecure-http',
+]);
 
 const DEFAULTS = {
   data: './data',
@@ -107,6 +123,7 @@ const DEFAULTS = {
   io: 'auto',
   'no-demo': false,
   'copy-rate': 'unlimited',
+  ...TLS_DEFAULTS,
   'insecure-nbd': false,
   'insecure-http': false,
 } as const satisfies Partial<Raw>;
@@ -184,6 +201,7 @@ export function printableConfig(config: Config): Record<string, string | boolean
     ...(config.poolCapacityBytes === undefined
       ? {}
       : { 'pool-capacity': String(config.poolCapacityBytes) }),
+    ...printableTls(config.nbdTls),
     'insecure-nbd': config.insecureNbd,
     'insecure-http': config.insecureHttp,
   };
@@ -197,23 +215,13 @@ export function formatHostPort(address: HostPort): string {
 
 function fromFlags(flags: ServeOptions): RawValues {
   const values: RawValues = {};
-  const set = (key: Key, value: string | number | boolean | undefined): void => {
+  const given = flags as Readonly<Record<string, string | number | boolean | undefined>>;
+  for (const key of KEYS) {
+    const value = given[key.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())];
     if (value !== undefined) values[key] = typeof value === 'number' ? String(value) : value;
-  };
-  set('data', flags.data);
-  set('nbd', flags.nbd);
-  set('nbd-unix', flags.nbdUnix);
-  set('http', flags.http);
-  set('cache', flags.cache);
-  set('io', flags.io);
-  set('ess-serial', flags.essSerial);
+  }
   // A command line parser reports `demo: true` when --no-demo was not given; that says nothing.
-  set('no-demo', flags.demo === false ? true : undefined);
-  set('log-level', flags.logLevel);
-  set('copy-rate', flags.copyRate);
-  set('pool-capacity', flags.poolCapacity);
-  set('insecure-nbd', flags.insecureNbd);
-  set('insecure-http', flags.insecureHttp);
+  if (flags.demo === false) values['no-demo'] = true;
   return values;
 }
 
@@ -265,7 +273,11 @@ function checked(raw: Raw): Config {
   const dataDir = path.resolve(raw.data);
   const nbd = raw.nbd === 'none' ? undefined : parseHostPort('nbd', raw.nbd);
   const http = parseHostPort('http', raw.http);
-  if (nbd !== undefined && !raw['insecure-nbd']) refuseOpen('nbd', nbd, '--insecure-nbd');
+  const nbdTls = checkTls(raw, invalid);
+  // With TLS required nothing can be had in plain text, so everybody may reach it.
+  if (nbd !== undefined && !raw['insecure-nbd'] && nbdTls?.mode !== 'require') {
+    refuseOpen('nbd', nbd, '--nbd-tls require, or --insecure-nbd');
+  }
   if (!raw['insecure-http']) refuseOpen('http', http, '--insecure-http');
   const essSerial = raw['ess-serial']?.toUpperCase();
   if (essSerial !== undefined && !isEssSerial(essSerial)) {
@@ -286,6 +298,7 @@ function checked(raw: Raw): Config {
     logLevel: raw['log-level'],
     copyBytesPerSecond: checkCopyRate(raw['copy-rate']),
     poolCapacityBytes: checkCapacity(raw['pool-capacity']),
+    nbdTls,
     insecureNbd: raw['insecure-nbd'],
     insecureHttp: raw['insecure-http'],
   };

@@ -3,6 +3,8 @@
  * sockets are handed over, so this does, for the API, metrics and an orderly stop.
  */
 
+import type { TlsPeer } from './tls-identity.js';
+
 /** One client in its transmission phase. */
 export interface NbdConnection {
   /** The engine's id of the connection. */
@@ -11,6 +13,8 @@ export interface NbdConnection {
   /** `127.0.0.1:40112`, or `unix`: the peer of a unix socket has no name. */
   readonly peer: string;
   readonly transport: 'tcp' | 'unix';
+  /** Undefined: plain text. */
+  readonly tls: TlsPeer | undefined;
   /** ISO time of the hand-over. */
   readonly since: string;
 }

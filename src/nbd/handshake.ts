@@ -28,6 +28,8 @@ import {
   serverReply,
   transmissionFlags,
 } from './replies.js';
+import type { InsideTls, NegotiatedTls, StartTlsOutcome } from './starttls.js';
+import { exportRefusal, tlsVerdict, visibleCatalog } from './starttls.js';
 
 /** Negotiation succeeded: the next byte of the client is its first request. */
 export interface TransmitOutcome {
@@ -53,7 +55,7 @@ export interface HandshakeStep {
   /** To be sent in this order; often empty. */
   readonly reply: Uint8Array;
   /** Set when negotiation is over; `consume` must not be called again. */
-  readonly outcome: TransmitOutcome | CloseOutcome | undefined;
+  readonly outcome: TransmitOutcome | StartTlsOutcome | CloseOutcome | undefined;
 }
 
 type State = 'flags' | 'header' | 'data' | 'drain' | 'done';
@@ -63,6 +65,7 @@ const EMPTY = new Uint8Array(0);
 /** One client's negotiation. Send `greeting()` of replies.ts first, then feed what arrives. */
 export class Handshake {
   readonly #catalog: ExportCatalog;
+  readonly #tls: NegotiatedTls | undefined;
   #state: State = 'flags';
   /** Bytes of the current item, and how many of them are here. Empty while draining. */
   #slot = new Uint8Array(WIRE.clientFlags);
@@ -78,10 +81,20 @@ export class Handshake {
   #noZeroes = false;
   #structuredReplies = false;
   #replies: Uint8Array[] = [];
-  #outcome: CloseOutcome | Omit<TransmitOutcome, 'leftover'> | undefined;
+  #outcome:
+    | CloseOutcome
+    | Omit<TransmitOutcome, 'leftover'>
+    | Omit<StartTlsOutcome, 'leftover'>
+    | undefined;
 
-  constructor(catalog: ExportCatalog) {
-    this.#catalog = catalog;
+  /** `inside`: of a negotiation that goes on inside TLS, which begins with an option. */
+  constructor(catalog: ExportCatalog, tls?: NegotiatedTls, inside?: InsideTls) {
+    this.#catalog = visibleCatalog(tls, catalog);
+    this.#tls = tls;
+    if (inside === undefined) return;
+    this.#fixedNewstyle = true;
+    this.#noZeroes = inside.noZeroes;
+    this.#expect('header', WIRE.optionHeader);
   }
 
   /** Takes the next bytes of the client, however they were split. Never throws for any input. */
@@ -139,7 +152,7 @@ export class Handshake {
     }
   }
 
-  #finish(rest: Uint8Array): TransmitOutcome | CloseOutcome | undefined {
+  #finish(rest: Uint8Array): HandshakeStep['outcome'] {
     if (this.#outcome === undefined) return undefined;
     this.#state = 'done';
     if (this.#outcome.kind === 'close') return this.#outcome;
@@ -203,7 +216,9 @@ export class Handshake {
   /** Answers the option whose data has been consumed, and goes on to the next header. */
   #onOption(): void {
     const stored = this.#state === 'data' ? this.#slot : undefined;
-    if (this.#option === OPTION.exportName) this.#onExportName(stored);
+    if (this.#isDecidedByTls()) {
+      // Answered, before anything else looked at it.
+    } else if (this.#option === OPTION.exportName) this.#onExportName(stored);
     else if (this.#option === OPTION.abort) this.#onAbort();
     else if (!this.#fixedNewstyle) {
       // Only EXPORT_NAME is legal then (H3). QEMU hangs up; an error that keeps in step is kinder.
@@ -213,6 +228,17 @@ export class Handshake {
       );
     } else this.#onFixedOption(stored);
     this.#expect('header', WIRE.optionHeader);
+  }
+
+  #isDecidedByTls(): boolean {
+    const verdict = tlsVerdict(this.#tls, this.#option, this.#optionBytes, this.#fixedNewstyle);
+    if (verdict.kind === 'refuse') this.#refuse(verdict.type, verdict.text);
+    else if (verdict.kind === 'close') this.#close('refused', verdict.reason);
+    else if (verdict.kind === 'start') {
+      this.#send(optionReply(this.#option, REPLY.ack));
+      this.#outcome = { kind: 'starttls', inside: { noZeroes: this.#noZeroes } };
+    }
+    return verdict.kind !== 'pass';
   }
 
   #onFixedOption(stored: Uint8Array | undefined): void {
@@ -226,11 +252,6 @@ export class Handshake {
         break;
       case OPTION.structuredReply:
         if (this.#hasNoData('STRUCTURED_REPLY')) this.#onStructuredReply();
-        break;
-      case OPTION.startTls:
-        if (this.#hasNoData('STARTTLS')) {
-          this.#refuse(REPLY.errUnsupported, 'this server has no TLS; connect without it');
-        }
         break;
       default:
         this.#refuse(REPLY.errUnsupported, `option ${this.#option} is not supported`);
@@ -297,6 +318,11 @@ export class Handshake {
       this.#onUnknownExport(parsed.value.name);
       return;
     }
+    const refusal = exportRefusal(this.#tls, chosen);
+    if (refusal !== undefined) {
+      this.#refuse(refusal.type, refusal.text);
+      return;
+    }
     this.#sendInfos(chosen, parsed.value);
     this.#send(optionReply(this.#option, REPLY.ack));
     if (this.#option === OPTION.go) this.#transmit(chosen);
@@ -332,6 +358,11 @@ export class Handshake {
     const chosen = this.#catalog.resolve(parsed.value);
     if (chosen === undefined) {
       this.#close('refused', `EXPORT_NAME: ${this.#unknownExport(parsed.value)}`);
+      return;
+    }
+    const refusal = exportRefusal(this.#tls, chosen);
+    if (refusal !== undefined) {
+      this.#close('refused', `EXPORT_NAME: ${refusal.text}`);
       return;
     }
     const flags = transmissionFlags(chosen.readOnly);

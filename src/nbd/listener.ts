@@ -15,16 +15,19 @@ import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
 import type { CloseReason, ConnectionCounters, Engine } from '../engine/types.js';
 import { ConnectionRegistry, type NbdConnection } from './connections.js';
-import { checkDescriptorsShown, handOver } from './hand-over.js';
-import type { TransmitOutcome } from './handshake.js';
+import { checkDescriptorsShown } from './hand-over.js';
 import { formatAddress, listenTcp, listenUnix, type TcpAddress } from './listen.js';
-import { type NegotiationFailure, negotiate } from './negotiation.js';
+import { type NegotiationFailure, type NegotiationSuccess, negotiate } from './negotiation.js';
+import { describeIdentity } from './tls-identity.js';
+import type { TlsServer } from './tls-server.js';
 
 export interface NbdListenerOptions {
   readonly engine: Pick<Engine, 'adopt' | 'disconnect'>;
   readonly catalog: ExportCatalog;
   readonly tcp?: TcpAddress | undefined;
   readonly unixPath?: string | undefined;
+  /** Undefined: no TLS. */
+  readonly tls?: TlsServer | undefined;
   readonly log: Logger;
   /** Instead of LIMITS.nbdHandshakeMs. */
   readonly handshakeMs?: number | undefined;
@@ -123,7 +126,10 @@ class NbdListeners implements NbdServer {
     for (const socket of [...tcp, ...unix]) socket.destroy();
     for (const connection of this.#registry.list()) this.#options.engine.disconnect(connection.id);
     await Promise.all(closed);
-    if (await this.#registry.untilEmpty(LIMITS.nbdCloseMs)) return;
+    if (await this.#registry.untilEmpty(LIMITS.nbdCloseMs)) {
+      await this.#options.tls?.idle(LIMITS.nbdBridgeCloseMs);
+      return;
+    }
     const stuck = this.#registry.list().map(({ id, peer }) => `${id} (${peer})`);
     throw new FlashlunError(
       'INTERNAL',
@@ -148,9 +154,10 @@ class NbdListeners implements NbdServer {
     }
     this.#negotiating[transport].add(socket);
     const deadlineMs = this.#options.handshakeMs ?? LIMITS.nbdHandshakeMs;
-    negotiate({ socket, catalog: this.#options.catalog, deadlineMs }, (end) => {
+    const { catalog, tls } = this.#options;
+    negotiate({ socket, catalog, deadlineMs, tls }, (end) => {
       this.#negotiating[transport].delete(socket);
-      if (end.kind === 'ready') this.#adopt(socket, transport, peer, end.outcome);
+      if (end.kind === 'ready') this.#adopt(transport, peer, end);
       else this.#logFailure(peer, end);
     });
   }
@@ -168,7 +175,8 @@ class NbdListeners implements NbdServer {
     return !isFull;
   }
 
-  #adopt(socket: Socket, transport: Transport, peer: string, outcome: TransmitOutcome): void {
+  #adopt(transport: Transport, peer: string, end: NegotiationSuccess): void {
+    const { outcome, tls } = end;
     const { volumeId, readOnly } = outcome.export;
     const { structuredReplies } = outcome;
     const log = this.#log.child({ peer, volume: formatVolumeId(volumeId) });
@@ -180,15 +188,16 @@ class NbdListeners implements NbdServer {
     try {
       const { engine } = this.#options;
       const settings = { volumeId, structuredReplies, readOnly };
-      id = handOver(socket, outcome.leftover, (fd, leftover) =>
-        engine.adopt(fd, settings, leftover, onClosed),
+      id = end.handOver((fd, leftover, session) =>
+        engine.adopt(fd, { ...settings, tls: session }, leftover, onClosed),
       );
     } catch (error) {
       logNotAdopted(log, error);
       return;
     }
-    this.#registry.add({ id, volumeId, peer, transport, since: new Date().toISOString() });
-    log.info({ connection: id, structuredReplies, readOnly }, 'attached');
+    this.#registry.add({ id, volumeId, peer, transport, tls, since: new Date().toISOString() });
+    const secured = tls && { tls: tls.protocol, client: describeIdentity(tls.identity) };
+    log.info({ connection: id, structuredReplies, readOnly, ...secured }, 'attached');
   }
 
   #logFailure(peer: string, end: NegotiationFailure): void {

@@ -49,6 +49,15 @@ export class NbdPeer {
   ): Promise<NbdPeer> {
     const raw = await NbdPeer.greeted(address);
     raw.send(clientFlags());
+    return NbdPeer.choose(raw, exportName, { structured, behind });
+  }
+
+  /** The same from where the next thing to send is an option, as inside TLS. */
+  static async choose(
+    raw: RawSocket,
+    exportName: string,
+    { structured = false, behind = new Uint8Array(0) }: AttachOptions = {},
+  ): Promise<NbdPeer> {
     if (structured) {
       raw.send(option(OPT.structuredReply));
       if ((await nextReply(raw)).type !== REP.ack) throw new Error('no structured replies');

@@ -5,6 +5,7 @@
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
 
+#include <csignal>
 #include <thread>
 
 namespace flashlun::nbd {
@@ -138,6 +139,8 @@ std::string Authority::Revoke(const std::vector<Issued>& revoked) {
 
 TlsClient::TlsClient(int fd, const ClientSettings& settings)
     : context_(SSL_CTX_new(TLS_client_method())), ssl_(nullptr), settings_(settings) {
+  // OpenSSL writes to its socket without MSG_NOSIGNAL.
+  std::signal(SIGPIPE, SIG_IGN);
   if (!settings_.psk.empty()) {
     SSL_CTX_set_psk_use_session_callback(context_, UsePsk);
     SSL_CTX_set_psk_client_callback(context_, UsePsk12);
@@ -163,6 +166,14 @@ TlsClient::TlsClient(int fd, const ClientSettings& settings)
   ssl_ = SSL_new(context_);
   SSL_set_app_data(ssl_, &settings_);
   SSL_set_fd(ssl_, fd);
+  SSL_set_msg_callback(ssl_, Watch);
+  SSL_set_msg_callback_arg(ssl_, this);
+}
+
+void TlsClient::Watch(int, int, int type, const void* bytes, size_t count, SSL*, void* self) {
+  const auto* message = static_cast<const unsigned char*>(bytes);
+  if (type != SSL3_RT_HANDSHAKE || count == 0 || message[0] != SSL3_MT_KEY_UPDATE) return;
+  static_cast<TlsClient*>(self)->key_updates_++;
 }
 
 TlsClient::~TlsClient() {

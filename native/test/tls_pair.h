@@ -60,12 +60,18 @@ class TlsClient final : public ClientStream {
   // Whether the last Receive ended by close_notify.
   bool ended_in_order() const { return ended_in_order_; }
   const std::string& error() const { return error_; }
+  // Changes of keys that either side has announced.
+  int key_updates() const { return key_updates_; }
 
  private:
+  static void Watch(int sent, int version, int type, const void* bytes, size_t count, SSL* ssl,
+                    void* self);
+
   SSL_CTX* context_;
   SSL* ssl_;
   ClientSettings settings_;
   bool ended_in_order_ = false;
+  int key_updates_ = 0;
   std::string error_;
 };
 

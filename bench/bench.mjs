@@ -14,6 +14,7 @@ import { parseArgs } from 'node:util';
 import { runLoad } from './loadgen.mjs';
 import { startFlashlun, startNbdkit } from './servers.mjs';
 import { benchStore } from './store.mjs';
+import { benchTls } from './tls.mjs';
 
 /** Memory-backed, so that the page cache and not a disk is measured. */
 const MEMORY_DIR = '/dev/shm';
@@ -149,5 +150,6 @@ const options = {
 printMachine();
 const wanted = (part) => values.only === undefined || values.only === part;
 if (wanted('peers')) await benchPeers(options);
+if (wanted('tls')) await benchTls(options);
 if (wanted('store')) await benchStore(options);
 if (wanted('establish')) benchEstablish(options);

@@ -41,6 +41,7 @@ struct Options {
   bool once = false;          // every place once, in random order, then end
   bool pass = false;          // every place once, in order, then end
   bool flush = false;         // every other request is a flush
+  std::vector<uint8_t> psk;   // with TLS, by this key
 };
 
 constexpr uint32_t kMaxBlockBytes = 32u << 20;
@@ -54,7 +55,7 @@ constexpr double kMaxSeconds = 600;
       "flashlun_loadgen: %s\n"
       "usage: flashlun_loadgen ADDRESS EXPORT [--write] [--sequential] [--fill] [--block BYTES]\n"
       "       [--depth N] [--connections N] [--seconds S] [--range BYTES]\n"
-      "       [--stride BYTES] [--once] [--pass] [--flush]\n"
+      "       [--stride BYTES] [--once] [--pass] [--flush] [--psk HEX]\n"
       "ADDRESS is unix:PATH or IPV4:PORT\n",
       problem.c_str());
   std::exit(2);
@@ -96,7 +97,7 @@ class Worker {
  public:
   Worker(const Options& options, uint32_t index)
       : options_(options),
-        client_(options.address, options.export_name),
+        client_(options.address, options.export_name, options.psk),
         started_(options.depth),
         random_(0x9e3779b97f4a7c15ull * (index + 1)) {
     const uint64_t size = client_.size_bytes();
@@ -229,6 +230,14 @@ double Number(const char* text, double low, double high, const char* name) {
   return value;
 }
 
+std::vector<uint8_t> FromHex(const std::string& text) {
+  std::vector<uint8_t> bytes;
+  for (size_t i = 0; i + 1 < text.size(); i += 2) {
+    bytes.push_back(static_cast<uint8_t>(std::stoul(text.substr(i, 2), nullptr, 16)));
+  }
+  return bytes;
+}
+
 Options Parse(int argc, char** argv) {
   if (argc < 3) Usage("ADDRESS and EXPORT are needed");
   Options options;
@@ -263,6 +272,8 @@ Options Parse(int argc, char** argv) {
       options.range_bytes = static_cast<uint64_t>(Number(value, 1, 1e18, "--range"));
     } else if (name == "--stride") {
       options.stride_bytes = static_cast<uint64_t>(Number(value, 1, 1e18, "--stride"));
+    } else if (name == "--psk") {
+      options.psk = FromHex(value);
     } else {
       Usage("unknown option " + name);
     }

@@ -12,7 +12,7 @@ const TIMEOUT_MS = 120_000;
  * @param {{address: string, exportName: string}} server
  * @param {{depth?: number, block?: number, connections?: number, seconds?: number, range?: number,
  *   write?: boolean, sequential?: boolean, fill?: boolean, once?: boolean, stride?: number,
- *   pass?: boolean, flush?: boolean}} load
+ *   pass?: boolean, flush?: boolean, psk?: string}} load
  * @returns {Promise<{iops: number, mbps: number, p50us: number, p99us: number, requests: number,
  *   seconds: number}>}
  */

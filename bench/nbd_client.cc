@@ -18,6 +18,7 @@ namespace {
 constexpr uint64_t kGreetingMagic = 0x4e42444d41474943;
 constexpr uint64_t kOptionMagic = 0x49484156454f5054;
 constexpr uint64_t kOptionReplyMagic = 0x0003e889045565a9;
+constexpr uint32_t kOptionStartTls = 5;
 constexpr uint32_t kOptionGo = 7;
 constexpr uint32_t kReplyAck = 1;
 constexpr uint32_t kReplyInfo = 3;
@@ -86,28 +87,40 @@ uint16_t LoadBe16(const uint8_t* from) { return LoadBe<uint16_t>(from); }
 uint32_t LoadBe32(const uint8_t* from) { return LoadBe<uint32_t>(from); }
 uint64_t LoadBe64(const uint8_t* from) { return LoadBe<uint64_t>(from); }
 
-NbdClient::NbdClient(const std::string& address, const std::string& export_name)
+NbdClient::NbdClient(const std::string& address, const std::string& export_name,
+                     const std::vector<uint8_t>& psk)
     : fd_(address.rfind("unix:", 0) == 0 ? ConnectUnix(address.substr(5)) : ConnectTcp(address)) {
-  Negotiate(export_name);
+  Negotiate(export_name, psk);
 }
 
 NbdClient::~NbdClient() { ::close(fd_); }
 
-void NbdClient::Negotiate(const std::string& export_name) {
+void NbdClient::Negotiate(const std::string& export_name, const std::vector<uint8_t>& psk) {
   uint8_t greeting[18];
   ReceiveAll(greeting, sizeof greeting);
   if (LoadBe64(greeting) != kGreetingMagic || LoadBe64(greeting + 8) != kOptionMagic) {
     throw std::runtime_error("not an NBD newstyle server");
   }
+  uint8_t flags[4];
+  StoreBe32(flags, kClientFlags);
+  SendAll(flags, sizeof flags);
+  if (!psk.empty()) {
+    uint8_t start[16];
+    StoreBe64(start, kOptionMagic);
+    StoreBe32(start + 8, kOptionStartTls);
+    StoreBe32(start + 12, 0);
+    SendAll(start, sizeof start);
+    ReceiveOptionReply();
+    tls_ = StartTls(fd_, "bench", psk);
+  }
   const size_t name_bytes = export_name.size();
-  std::vector<uint8_t> go(4 + 16 + 4 + name_bytes + 2);
-  StoreBe32(&go[0], kClientFlags);
-  StoreBe64(&go[4], kOptionMagic);
-  StoreBe32(&go[12], kOptionGo);
-  StoreBe32(&go[16], static_cast<uint32_t>(4 + name_bytes + 2));
-  StoreBe32(&go[20], static_cast<uint32_t>(name_bytes));
-  std::memcpy(&go[24], export_name.data(), name_bytes);
-  StoreBe16(&go[24 + name_bytes], 0);  // no information requests
+  std::vector<uint8_t> go(16 + 4 + name_bytes + 2);
+  StoreBe64(&go[0], kOptionMagic);
+  StoreBe32(&go[8], kOptionGo);
+  StoreBe32(&go[12], static_cast<uint32_t>(4 + name_bytes + 2));
+  StoreBe32(&go[16], static_cast<uint32_t>(name_bytes));
+  std::memcpy(&go[20], export_name.data(), name_bytes);
+  StoreBe16(&go[20 + name_bytes], 0);  // no information requests
   SendAll(go.data(), go.size());
   while (ReceiveOptionReply() != kReplyAck) continue;
 }
@@ -134,6 +147,7 @@ uint32_t NbdClient::ReceiveOptionReply() {
 }
 
 void NbdClient::SendAll(const void* bytes, size_t count) {
+  if (tls_) return tls_->Send(bytes, count);
   const auto* from = static_cast<const uint8_t*>(bytes);
   while (count > 0) {
     const ssize_t sent = ::send(fd_, from, count, MSG_NOSIGNAL);
@@ -145,6 +159,7 @@ void NbdClient::SendAll(const void* bytes, size_t count) {
 }
 
 size_t NbdClient::ReceiveSome(void* bytes, size_t count) {
+  if (tls_) return tls_->Receive(bytes, count);
   for (;;) {
     const ssize_t got = ::recv(fd_, bytes, count, 0);
     if (got > 0) return static_cast<size_t>(got);

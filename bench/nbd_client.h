@@ -4,7 +4,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
+
+#include "tls_stream.h"
 
 namespace flashlun::bench {
 
@@ -18,8 +22,9 @@ enum Command : uint16_t { kRead = 0, kWrite = 1, kDisconnect = 2, kFlush = 3 };
 class NbdClient {
  public:
   // address: "unix:PATH" or "HOST:PORT" with a numeric IPv4 HOST. @throws std::runtime_error saying
-  // what failed.
-  NbdClient(const std::string& address, const std::string& export_name);
+  // what failed. With a key the connection is encrypted (STARTTLS, identity "bench").
+  NbdClient(const std::string& address, const std::string& export_name,
+            const std::vector<uint8_t>& psk = {});
   ~NbdClient();
   NbdClient(const NbdClient&) = delete;
   NbdClient& operator=(const NbdClient&) = delete;
@@ -31,10 +36,11 @@ class NbdClient {
   void ReceiveAll(void* bytes, size_t count);
 
  private:
-  void Negotiate(const std::string& export_name);
+  void Negotiate(const std::string& export_name, const std::vector<uint8_t>& psk);
   uint32_t ReceiveOptionReply();
 
   int fd_;
+  std::unique_ptr<TlsStream> tls_;  // nullptr: plain text
   uint64_t size_bytes_ = 0;
 };
 

@@ -61,11 +61,11 @@ async function start(name, command, args, { socketPath, readyFile = socketPath }
   };
 }
 
-/** Our server as users start it, with one LUN of `bytes`. */
-export async function startFlashlun(dir, bytes) {
+/** Our server as users start it, with one LUN of `bytes`; `more` are arguments of `serve`. */
+export async function startFlashlun(dir, bytes, more = []) {
   const data = path.join(dir, 'data');
   const args = ['serve', '--data', data, '--nbd', 'none', '--http', '127.0.0.1:0', '--no-demo'];
-  const server = await start('flashlun', FLASHLUN, [...args, '--log-level', 'error'], {
+  const server = await start('flashlun', FLASHLUN, [...args, ...more, '--log-level', 'error'], {
     socketPath: path.join(data, 'nbd.sock'),
     readyFile: path.join(data, 'flashlun.json'),
   });
@@ -82,11 +82,11 @@ export async function startFlashlun(dir, bytes) {
 }
 
 /** nbdkit's file plugin, the peer to beat, on a file of the same size in the same file system. */
-export async function startNbdkit(dir, bytes) {
+export async function startNbdkit(dir, bytes, more = []) {
   const file = path.join(dir, 'nbdkit.img');
   const socketPath = path.join(dir, 'nbdkit.sock');
   writeFileSync(file, '');
   truncateSync(file, bytes);
-  const args = ['--foreground', '--unix', socketPath, 'file', file];
+  const args = ['--foreground', ...more, '--unix', socketPath, 'file', file];
   return { ...(await start('nbdkit file', 'nbdkit', args, { socketPath })), exportName: '' };
 }

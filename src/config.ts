@@ -19,11 +19,20 @@ import { isEssSerial } from './base/ids.js';
 import { LIMITS } from './base/limits.js';
 import { LOG_LEVELS, type LogLevel } from './base/log.js';
 import { MIB, parseSize } from './base/units.js';
+import { formatHostPort, type HostPort, isLoopback, parseHostPort } from './config-address.js';
 import { NBD_SETTINGS, type NbdLimitFlags, type NbdLimits } from './config-limits.js';
+import {
+  checkTls,
+  printableTls,
+  TLS_DEFAULTS,
+  TLS_SETTINGS,
+  type TlsConfig,
+  type TlsFlags,
+} from './config-tls.js';
 import type { IoBackend } from './engine/types.js';
 
 /** What the command line parser hands over: one property per flag given, named in camelCase. */
-export interface ServeOptions extends NbdLimitFlags {
+export interface ServeOptions extends TlsFlags, NbdLimitFlags {
   readonly data?: string;
   readonly config?: string;
   readonly nbd?: string;
@@ -41,11 +50,6 @@ export interface ServeOptions extends NbdLimitFlags {
   readonly insecureNbd?: boolean;
   readonly insecureHttp?: boolean;
   readonly printConfig?: boolean;
-}
-
-export interface HostPort {
-  readonly host: string;
-  readonly port: number;
 }
 
 /** `writeback`: LUN data through the page cache; `none`: past it (O_DIRECT). */
@@ -70,6 +74,8 @@ export interface Config {
   readonly copyBytesPerSecond: number | undefined;
   /** Asked for at the pool's first open only; undefined takes the engine's default. */
   readonly poolCapacityBytes: number | undefined;
+  /** Undefined: off. */
+  readonly nbdTls: TlsConfig | undefined;
   readonly insecureNbd: boolean;
   readonly insecureHttp: boolean;
 }
@@ -89,6 +95,7 @@ const Raw = Type.Object(
     'log-level': Type.Optional(Type.Union(LOG_LEVELS.map((level) => Type.Literal(level)))),
     'copy-rate': Type.String(),
     'pool-capacity': Type.Optional(Type.String()),
+    ...TLS_SETTINGS,
     'insecure-nbd': Type.Boolean(),
     'insecure-http': Type.Boolean(),
     ...NBD_SETTINGS.properties,
@@ -100,7 +107,12 @@ type Raw = Static<typeof Raw>;
 type Key = keyof Raw;
 
 const KEYS = Object.keys(Raw.properties) as Key[];
-const BOOLEANS: ReadonlySet<Key> = new Set<Key>(['no-demo', 'insecure-nbd', 'insecure-http']);
+const BOOLEANS: ReadonlySet<Key> = new Set<Key>([
+  'no-demo',
+  'nbd-tls-verify-peer',
+  'insecure-nbd',
+  'insecure-http',
+]);
 
 const DEFAULTS = {
   data: './data',
@@ -110,6 +122,7 @@ const DEFAULTS = {
   io: 'auto',
   'no-demo': false,
   'copy-rate': 'unlimited',
+  ...TLS_DEFAULTS,
   'insecure-nbd': false,
   'insecure-http': false,
   ...NBD_SETTINGS.defaults,
@@ -188,38 +201,22 @@ export function printableConfig(config: Config): Record<string, string | boolean
     ...(config.poolCapacityBytes === undefined
       ? {}
       : { 'pool-capacity': String(config.poolCapacityBytes) }),
+    ...printableTls(config.nbdTls),
     'insecure-nbd': config.insecureNbd,
     'insecure-http': config.insecureHttp,
     ...NBD_SETTINGS.printable(config.nbdLimits),
   };
 }
 
-/** `127.0.0.1:8452`, `[::1]:8452`. */
-export function formatHostPort(address: HostPort): string {
-  const host = address.host.includes(':') ? `[${address.host}]` : address.host;
-  return `${host}:${address.port}`;
-}
-
 function fromFlags(flags: ServeOptions): RawValues {
   const values: RawValues = {};
-  const set = (key: Key, value: string | number | boolean | undefined): void => {
+  const given = flags as Readonly<Record<string, string | number | boolean | undefined>>;
+  for (const key of KEYS) {
+    const value = given[key.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())];
     if (value !== undefined) values[key] = typeof value === 'number' ? String(value) : value;
-  };
-  set('data', flags.data);
-  set('nbd', flags.nbd);
-  set('nbd-unix', flags.nbdUnix);
-  set('http', flags.http);
-  set('cache', flags.cache);
-  set('io', flags.io);
-  set('ess-serial', flags.essSerial);
+  }
   // A command line parser reports `demo: true` when --no-demo was not given; that says nothing.
-  set('no-demo', flags.demo === false ? true : undefined);
-  set('log-level', flags.logLevel);
-  set('copy-rate', flags.copyRate);
-  set('pool-capacity', flags.poolCapacity);
-  set('insecure-nbd', flags.insecureNbd);
-  set('insecure-http', flags.insecureHttp);
-  for (const key of NBD_SETTINGS.keys) set(key, NBD_SETTINGS.flag(flags, key));
+  if (flags.demo === false) values['no-demo'] = true;
   return values;
 }
 
@@ -269,9 +266,13 @@ function fromFile(text: string, file: string): RawValues {
 
 function checked(raw: Raw): Config {
   const dataDir = path.resolve(raw.data);
-  const nbd = raw.nbd === 'none' ? undefined : parseHostPort('nbd', raw.nbd);
-  const http = parseHostPort('http', raw.http);
-  if (nbd !== undefined && !raw['insecure-nbd']) refuseOpen('nbd', nbd, '--insecure-nbd');
+  const nbd = raw.nbd === 'none' ? undefined : hostPort('nbd', raw.nbd);
+  const http = hostPort('http', raw.http);
+  const nbdTls = checkTls(raw, invalid);
+  // With TLS required nothing can be had in plain text, so everybody may reach it.
+  if (nbd !== undefined && !raw['insecure-nbd'] && nbdTls?.mode !== 'require') {
+    refuseOpen('nbd', nbd, '--nbd-tls require, or --insecure-nbd');
+  }
   if (!raw['insecure-http']) refuseOpen('http', http, '--insecure-http');
   const essSerial = raw['ess-serial']?.toUpperCase();
   if (essSerial !== undefined && !isEssSerial(essSerial)) {
@@ -293,6 +294,7 @@ function checked(raw: Raw): Config {
     logLevel: raw['log-level'],
     copyBytesPerSecond: checkCopyRate(raw['copy-rate']),
     poolCapacityBytes: checkCapacity(raw['pool-capacity']),
+    nbdTls,
     insecureNbd: raw['insecure-nbd'],
     insecureHttp: raw['insecure-http'],
   };
@@ -348,15 +350,11 @@ function checkCapacity(value: string | undefined): number | undefined {
   return bytes;
 }
 
-function parseHostPort(key: Key, text: string): HostPort {
-  const match = /^(?:\[([0-9a-f:.]+)\]|([^\s:[\]/]+)):(\d{1,5})$/i.exec(text);
-  const host = match?.[1] ?? match?.[2];
-  const port = Number(match?.[3]);
-  if (host === undefined || port > 65_535) {
-    const none = key === 'nbd' ? ', or none' : '';
-    throw invalid(key, `'${text}' is not HOST:PORT, for example 127.0.0.1:10809${none}`);
-  }
-  return { host, port };
+function hostPort(key: Key, text: string): HostPort {
+  const address = parseHostPort(text);
+  if (address !== undefined) return address;
+  const none = key === 'nbd' ? ', or none' : '';
+  throw invalid(key, `'${text}' is not HOST:PORT, for example 127.0.0.1:10809${none}`);
 }
 
 function refuseOpen(key: Key, address: HostPort, flag: string): void {
@@ -364,13 +362,8 @@ function refuseOpen(key: Key, address: HostPort, flag: string): void {
   throw invalid(
     key,
     `${formatHostPort(address)} is not a loopback address, and the connection is not encrypted. ` +
-      `Use 127.0.0.1, or give ${flag} if everybody who can reach that address may use it`,
+      `Use 127.0.0.1, or give ${flag}`,
   );
-}
-
-/** Whether only this machine can reach a listener on `host`. */
-export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
 }
 
 function parseBoolean(name: string, value: string): boolean {

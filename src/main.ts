@@ -62,6 +62,8 @@ async function run(config: Config, log: Logger): Promise<void> {
     version,
     adminPassword: process.env['FLASHLUN_ADMIN_PASSWORD'],
   });
+  // Without TLS it keeps its meaning: the terminal is gone.
+  if (config.nbdTls !== undefined) process.on('SIGHUP', () => server.reloadTls());
   process.stdout.write(summary(server, config, version));
   tellSystemd('READY=1', log);
   const signal = await stopSignal;
@@ -124,9 +126,12 @@ function summary(server: FlashlunServer, config: Config, version: string): strin
     `flashlun ${version}: ESS ${array.machine}, ${volumes.length} volumes, ${formatSize(total)}`,
     `  data      ${config.dataDir}`,
   ];
-  if (addresses.nbd.tcp !== null) lines.push(`  NBD       nbd://${addresses.nbd.tcp}/${example}`);
+  const scheme = config.nbdTls?.mode === 'require' ? 'nbds' : 'nbd';
+  if (addresses.nbd.tcp !== null) {
+    lines.push(`  NBD       ${scheme}://${addresses.nbd.tcp}/${example}`);
+  }
   if (addresses.nbd.unix !== null) {
-    lines.push(`  NBD       nbd+unix:///${example}?socket=${addresses.nbd.unix}`);
+    lines.push(`  NBD       ${scheme}+unix:///${example}?socket=${addresses.nbd.unix}`);
   }
   lines.push(`  HTTP      ${addresses.http}/v1`);
   if (newPassword !== undefined) {

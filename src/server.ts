@@ -21,7 +21,8 @@ import { VolumeRates } from './array/volume-rates.js';
 import { FlashlunError, fromNative } from './base/errors.js';
 import { LIMITS } from './base/limits.js';
 import type { Logger } from './base/log.js';
-import { type Config, formatHostPort, type HostPort } from './config.js';
+import { formatHostPort, type HostPort } from './config-address.js';
+import type { Config } from './config.js';
 import { BackgroundCopy } from './copyservices/background-copy.js';
 import { CopyServices } from './copyservices/copy-services.js';
 import { Scrubs } from './copyservices/scrubs.js';
@@ -47,6 +48,7 @@ import { TaskRepository } from './metadata/tasks.js';
 import { SessionRepository, UserRepository } from './metadata/users.js';
 import { createMetrics } from './metrics/registry.js';
 import { type NbdServer, startNbdListeners } from './nbd/listener.js';
+import { TlsServer } from './nbd/tls-server.js';
 
 export interface ServerOptions {
   readonly config: Config;
@@ -86,6 +88,7 @@ export class FlashlunServer {
   /** What stop() has to undo, in the order it was done. */
   readonly #steps: Step[] = [];
   #services: Services | undefined;
+  #tls: TlsServer | undefined;
   #addresses: ServerAddresses = { http: '', nbd: { tcp: null, unix: null } };
   #obstacle: string | undefined = 'the server is starting';
   #nbd: NbdServer | undefined;
@@ -125,6 +128,11 @@ export class FlashlunServer {
     return this.#addresses;
   }
 
+  /** Reads the files of TLS again, if there is TLS; a file that cannot be used changes nothing. */
+  reloadTls(): void {
+    this.#tls?.reload();
+  }
+
   /**
    * Stops accepting, lets what is in flight end, and closes the pool. Every step is tried.
    *
@@ -153,6 +161,10 @@ export class FlashlunServer {
   async #start(): Promise<void> {
     const { adminPassword, config } = this.#options;
     checkAdminPassword(adminPassword);
+    // Before anything is made: a wrong certificate shall not leave an array behind.
+    if (config.nbdTls !== undefined) {
+      this.#tls = new TlsServer({ ...config.nbdTls, log: this.#log });
+    }
     makeDataDir(this.#dataDir);
     // The engine gives the file its name when the pool is complete.
     const isNewPool = !existsSync(this.#file('pool/meta'));
@@ -283,7 +295,7 @@ export class FlashlunServer {
       ...services,
       engine,
       metrics: createMetrics({ ...services, engine, nbd: () => this.#nbd, version }),
-      nbdAddresses: () => this.#addresses.nbd,
+      nbdAddresses: () => ({ ...this.#addresses.nbd, ...tlsFacts(config) }),
       notReady: () => this.#obstacle ?? poisonedText(engine),
       version,
       log: log.child({ part: 'api' }),
@@ -304,6 +316,7 @@ export class FlashlunServer {
       catalog: array,
       tcp: config.nbd,
       unixPath: config.nbdUnix,
+      tls: this.#tls,
       log,
       handshakeMs: handshakeSeconds * 1000,
       caps: {
@@ -361,6 +374,15 @@ function defaultCapacity(engine: Engine): number {
 function poisonedText(engine: Engine): string | undefined {
   const { poisoned } = engine.info();
   return poisoned === '' ? undefined : `the pool has stopped: ${poisoned}`;
+}
+
+/** What clients have to bring along. */
+function tlsFacts({ nbdTls }: Config): {
+  tls: 'off' | 'on' | 'require';
+  tlsCredentials: 'none' | 'x509' | 'psk';
+} {
+  if (nbdTls === undefined) return { tls: 'off', tlsCredentials: 'none' };
+  return { tls: nbdTls.mode, tlsCredentials: nbdTls.psk === undefined ? 'x509' : 'psk' };
 }
 
 /** An address that means "all of them" is no address to connect to. */

@@ -21,6 +21,7 @@
 #include "binding/limits.h"
 #include "binding/pool.h"
 #include "binding/sd_notify.h"
+#include "binding/tls.h"
 #include "binding/work.h"
 #include "core/thread_io.h"
 #include "nbd/limits.h"
@@ -339,7 +340,8 @@ void NegotiatedArgument(const Napi::CallbackInfo& info, size_t index,
   }
 }
 
-// adopt(handle, fd, volume id, negotiated, read only, leftover) -> connection id
+// adopt(handle, fd, volume id, negotiated, read only, leftover, TLS session or undefined)
+//   -> connection id
 Napi::Value Adopt(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   const PoolHandle handle = HandleArgument(info);
@@ -354,6 +356,7 @@ Napi::Value Adopt(const Napi::CallbackInfo& info) {
   Result<Volume> volume = use.store().Attach(VolumeArgument(info, 2));
   if (!volume.ok()) throw MakeError(env, volume.status());
   options.volume = std::move(volume.value());
+  options.secure = TakeSession(info, 6);
   Result<int> copy = DuplicateBlocking(fd);
   if (!copy.ok()) throw MakeError(env, copy.status());
   options.fd = copy.value();
@@ -416,6 +419,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("disconnect", Disconnect);
   add("sdNotify", NotifySystemd);
   AddLimitFunctions(env, exports);
+  AddTls(env, exports);
   return exports;
 }
 

@@ -55,13 +55,15 @@ std::unique_ptr<uint8_t[]> MakeBuffer(size_t bytes) {
 
 }  // namespace
 
-Channel::Channel(int fd, std::vector<uint8_t> leftover, std::chrono::seconds peer_timeout)
+Channel::Channel(int fd, std::vector<uint8_t> leftover, std::chrono::seconds peer_timeout,
+                 std::unique_ptr<SecureStream> secure)
     : fd_(fd),
       wake_fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       tcp_(IsTcp(fd)),
       peer_timeout_(peer_timeout),
       receive_(MakeBuffer(kReceiveBytes)),
       send_(MakeBuffer(kSendBytes)),
+      secure_(std::move(secure)),
       leftover_(std::move(leftover)) {
   if (wake_fd_ < 0) {
     const int error_number = errno;
@@ -128,14 +130,25 @@ Channel::Event Channel::ReceiveBlocking(bool wakeable) {
 
 Channel::Event Channel::ReceiveNow(int flags, bool* would_block) {
   *would_block = false;
+  if (secure_) return ReceiveSecure(flags, would_block);
+  size_t got = 0;
+  const Event event =
+      ReceiveRaw(receive_.get() + end_, kReceiveBytes - end_, flags, would_block, &got);
+  end_ += got;
+  bytes_in_ += got;
+  return event;
+}
+
+// One recv. *would_block is left alone unless it would.
+Channel::Event Channel::ReceiveRaw(uint8_t* to, size_t room, int flags, bool* would_block,
+                                   size_t* got) {
   for (;;) {
-    const ssize_t got = ::recv(fd_, receive_.get() + end_, kReceiveBytes - end_, flags);
-    if (got > 0) {
-      end_ += static_cast<size_t>(got);
-      bytes_in_ += static_cast<uint64_t>(got);
+    const ssize_t count = ::recv(fd_, to, room, flags);
+    if (count > 0) {
+      *got = static_cast<size_t>(count);
       return Event::kData;
     }
-    if (got == 0) return Event::kEof;
+    if (count == 0) return Event::kEof;
     if (errno == EINTR) continue;
     if (errno == EAGAIN && (flags & MSG_DONTWAIT) != 0) {
       *would_block = true;
@@ -143,6 +156,33 @@ Channel::Event Channel::ReceiveNow(int flags, bool* would_block) {
     }
     Break("recv", errno);
     return Event::kBroken;
+  }
+}
+
+// An end of file without close_notify is an end like any other: a request that was cut off is not
+// executed, with and without TLS.
+Channel::Event Channel::ReceiveSecure(int flags, bool* would_block) {
+  for (;;) {
+    size_t got = 0;
+    switch (secure_->Decrypt(receive_.get() + end_, kReceiveBytes - end_, &got)) {
+      case SecureStream::Step::kData:
+        end_ += got;
+        bytes_in_ += got;
+        return Event::kData;
+      case SecureStream::Step::kEnd:
+        return Event::kEof;
+      case SecureStream::Step::kBroken:
+        SendOutput();  // an alert
+        Break("TLS: " + secure_->error());
+        return Event::kBroken;
+      case SecureStream::Step::kWantInput:
+        break;
+    }
+    size_t room = 0;
+    uint8_t* to = secure_->InputRoom(&room);
+    const Event event = ReceiveRaw(to, room, flags, would_block, &got);
+    if (event != Event::kData) return event;
+    secure_->InputArrived(got);
   }
 }
 
@@ -174,6 +214,7 @@ void Channel::MakeRoom() {
 
 bool Channel::HasInput() const {
   if (leftover_begin_ != leftover_.size()) return true;
+  if (secure_ && secure_->HasInput()) return true;
   uint8_t byte;
   return ::recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
@@ -219,12 +260,38 @@ bool Channel::Flush() {
 }
 
 bool Channel::SendAll(const uint8_t* bytes, size_t count) {
+  return secure_ ? SendSecure(bytes, count) : SendRaw(bytes, count, &bytes_out_);
+}
+
+bool Channel::SendSecure(const uint8_t* bytes, size_t count) {
+  while (count > 0 && !broken_) {
+    size_t earlier = 0;  // such as the answer to a change of keys
+    (void)secure_->Output(&earlier);
+    const size_t taken = secure_->Encrypt(bytes, count);
+    bytes += taken;
+    count -= taken;
+    if (!SendOutput()) break;
+    bytes_out_ += taken;
+    if (taken == 0 && earlier == 0) Break("TLS: " + secure_->error());
+  }
+  return !broken_;
+}
+
+bool Channel::SendOutput() {
+  size_t count = 0;
+  const uint8_t* output = secure_->Output(&count);
+  secure_->OutputSent();  // the bytes stay where they are until something is encrypted again
+  uint64_t sent = 0;      // ciphertext, which nobody counts
+  return SendRaw(output, count, &sent);
+}
+
+bool Channel::SendRaw(const uint8_t* bytes, size_t count, uint64_t* total) {
   while (count > 0 && !broken_) {
     const ssize_t sent = ::send(fd_, bytes, count, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) {
       bytes += sent;
       count -= static_cast<size_t>(sent);
-      bytes_out_ += static_cast<uint64_t>(sent);
+      *total += static_cast<uint64_t>(sent);
     } else if (errno == EAGAIN) {
       if (!WaitWritable()) Break("send", ETIMEDOUT);
     } else if (errno != EINTR) {
@@ -256,16 +323,17 @@ bool Channel::WaitWritable() {
 }
 
 void Channel::Break(const char* operation, int error_number) {
-  broken_ = true;
-  send_end_ = 0;
-  error_ = std::string(operation) + ": " + std::strerror(error_number);
+  Break(std::string(operation) + ": " + std::strerror(error_number));
 }
 
-void Channel::Abandon(const char* why) {
+void Channel::Break(std::string error) {
+  if (broken_) return;  // the first is the cause
   broken_ = true;
   send_end_ = 0;
-  error_ = why;
+  error_ = std::move(error);
 }
+
+void Channel::Abandon(const char* why) { Break(std::string(why)); }
 
 bool Channel::PeerGone() {
   if (broken_) return true;
@@ -279,6 +347,7 @@ bool Channel::PeerGone() {
 void Channel::Linger() {
   if (broken_ || fd_ < 0) return;
   const Clock::time_point deadline = Clock::now() + kLingerTime;
+  EndSecure();
   // After Stop's SHUT_RD a FIN of ours would make TCP answer any further byte with a reset, and the
   // client's end cannot be seen. So the FIN waits until the replies have arrived.
   if (!stopping()) ::shutdown(fd_, SHUT_WR);
@@ -319,9 +388,20 @@ bool Channel::AllAcknowledged() const {
   return !tcp_ || ::ioctl(fd_, SIOCOUTQ, &unsent) != 0 || unsent == 0;
 }
 
+// close_notify, if it finds room in the socket's buffer: a client that does not read gets none.
+void Channel::EndSecure() {
+  if (!secure_ || broken_) return;
+  secure_->End();
+  size_t count = 0;
+  const uint8_t* output = secure_->Output(&count);
+  secure_->OutputSent();
+  if (count > 0) (void)!::send(fd_, output, count, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 void Channel::Close() {
   std::lock_guard<std::mutex> lock(close_mutex_);
   if (fd_ < 0) return;
+  EndSecure();
   ::shutdown(fd_, SHUT_WR);
   ::close(fd_);
   fd_ = -1;

@@ -8,6 +8,10 @@
 // Waking: an eventfd. Every wait of the channel clears it, so a waker must leave a trace (a list, a
 // flag) first, and the connection's thread looks at the traces after each Flush and before each
 // Receive.
+//
+// With a SecureStream the same calls go through it: what is received is decrypted into the receive
+// buffer, what is flushed is encrypted on the way. Without one, each recv and send costs one branch
+// more.
 #pragma once
 
 #include <atomic>
@@ -22,6 +26,7 @@
 #include <vector>
 
 #include "nbd/limits.h"
+#include "nbd/secure_stream.h"
 
 namespace flashlun::nbd {
 
@@ -29,9 +34,10 @@ class Channel {
  public:
   enum class Event { kData, kEof, kWoken, kBroken };
 
-  // Takes over fd. `leftover` is handed out exactly as if it had come from the socket.
-  // peer_timeout: see peer.h.
-  Channel(int fd, std::vector<uint8_t> leftover, std::chrono::seconds peer_timeout);
+  // Takes over fd. `leftover` is handed out exactly as if it had come from the socket (decrypted).
+  // peer_timeout: see peer.h. `secure` is an open session, nullptr for plain text.
+  Channel(int fd, std::vector<uint8_t> leftover, std::chrono::seconds peer_timeout,
+          std::unique_ptr<SecureStream> secure = nullptr);
   ~Channel();
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
@@ -49,7 +55,8 @@ class Channel {
   // Waits for at least one more byte; with `wakeable` also for Wake. There must be room: a caller
   // consumes all but one incomplete request, or one piece of a payload, before it asks for more.
   Event Receive(bool wakeable);
-  // Whether bytes have arrived that Receive would give, without waiting.
+  // Whether bytes have arrived that Receive would give, without waiting. Encrypted ones may turn
+  // out to be less than a record.
   bool HasInput() const;
   // Waits for Wake only.
   void WaitWake();
@@ -75,13 +82,15 @@ class Channel {
   void Abandon(const char* why);
   bool stopping() const { return stopping_.load(std::memory_order_relaxed); }
   const std::string& error() const { return error_; }
+  // Of the NBD stream: what TLS adds is not counted.
   uint64_t bytes_in() const { return bytes_in_; }
   uint64_t bytes_out() const { return bytes_out_; }
   // Reads what the client still sends, into nothing, for a short time, so that Close does not make
   // TCP reset the connection: a reset may take back replies that have been sent. For ends that the
   // client does not expect.
   void Linger();
-  // Sends FIN and closes the socket; Stop becomes a no-op.
+  // Sends close_notify, if the stream is encrypted, and FIN, and closes the socket; Stop becomes a
+  // no-op.
   void Close();
 
   // Any thread.
@@ -93,6 +102,8 @@ class Channel {
   bool TakeLeftover();
   void MakeRoom();
   Event ReceiveNow(int flags, bool* would_block);
+  Event ReceiveRaw(uint8_t* to, size_t room, int flags, bool* would_block, size_t* got);
+  Event ReceiveSecure(int flags, bool* would_block);
   Event ReceiveBlocking(bool wakeable);
   bool Spin(Event* event);
   void ClearWake();
@@ -100,7 +111,12 @@ class Channel {
   bool DropInput(size_t* left);
   bool AllAcknowledged() const;
   bool SendAll(const uint8_t* bytes, size_t count);
+  bool SendRaw(const uint8_t* bytes, size_t count, uint64_t* total);
+  bool SendSecure(const uint8_t* bytes, size_t count);
+  bool SendOutput();
+  void EndSecure();
   void Break(const char* operation, int error_number);
+  void Break(std::string error);
 
   // Constant after construction. fd_ changes once, in Close, under close_mutex_.
   int fd_;
@@ -109,6 +125,7 @@ class Channel {
   const std::chrono::seconds peer_timeout_;
   const std::unique_ptr<uint8_t[]> receive_;
   const std::unique_ptr<uint8_t[]> send_;
+  const std::unique_ptr<SecureStream> secure_;  // its state is of the connection's thread
 
   // Of the connection's thread.
   std::vector<uint8_t> leftover_;

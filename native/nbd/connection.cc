@@ -25,7 +25,8 @@ Connection::Connection(Store& store, OpSlot& slot, Shares& shares, ConnectionOpt
               options.min_block},
       style_(options.replies),
       contexts_(std::move(options.contexts)),
-      channel_(options.fd, std::move(options.leftover), shares.peer_timeout.load()),
+      channel_(options.fd, std::move(options.leftover), shares.peer_timeout.load(),
+               std::move(options.secure)),
       in_flight_(channel_, shares.memory),
       turnstile_(shares.throttles.Of(volume_.id()), channel_) {
   channel_.SetWhileStuck([this](std::chrono::nanoseconds waited) { ShedMemory(waited); });

@@ -16,6 +16,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,7 @@ struct ConnectionOptions {
   std::vector<SelectedContext> contexts;  // at most kMaxContexts
   uint32_t min_block = 1;                 // that the client has promised to keep to; a power of two
   std::vector<uint8_t> leftover;          // received behind the handshake
+  std::unique_ptr<SecureStream> secure;   // nullptr: plain text
 };
 
 class Connection {

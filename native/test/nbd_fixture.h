@@ -21,6 +21,7 @@
 #include <mutex>
 #include <random>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -87,9 +88,28 @@ class GatedIo final : public ForwardingIo {
 
 // Fixture ---------------------------------------------------------------------
 
+// What a client's bytes go through instead of straight to its socket. Results as of recv and send.
+class ClientStream {
+ public:
+  virtual ~ClientStream() = default;
+  virtual ssize_t Receive(void* to, size_t room) = 0;
+  virtual ssize_t Send(const void* from, size_t count) = 0;
+};
+
+// Both ends of a connection of the fixture, encrypted. Empty: plain text. A program whose tests
+// shall run with TLS sets it before main (tls_hook.cc).
+using SecureHook =
+    std::function<std::pair<std::unique_ptr<SecureStream>, std::unique_ptr<ClientStream>>(
+        int server, int client)>;
+inline SecureHook& TheSecureHook() {
+  static SecureHook hook;
+  return hook;
+}
+
 class Client {
  public:
-  explicit Client(int fd) : fd_(fd) {
+  explicit Client(int fd, std::unique_ptr<ClientStream> stream = nullptr)
+      : fd_(fd), stream_(std::move(stream)) {
     const timeval timeout{kDeadline.count(), 0};
     ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
     ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
@@ -107,7 +127,7 @@ class Client {
   void Send(const std::vector<uint8_t>& bytes) {
     size_t sent = 0;
     while (sent < bytes.size()) {
-      const ssize_t count = ::send(fd_, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
+      const ssize_t count = SendSome(bytes.data() + sent, bytes.size() - sent);
       REQUIRE_MESSAGE(count > 0, "send: ", std::string(std::strerror(errno)));
       sent += static_cast<size_t>(count);
     }
@@ -116,7 +136,7 @@ class Client {
     std::vector<uint8_t> to(bytes);
     size_t received = 0;
     while (received < bytes) {
-      const ssize_t count = ::recv(fd_, to.data() + received, bytes - received, 0);
+      const ssize_t count = ReceiveSome(to.data() + received, bytes - received);
       REQUIRE_MESSAGE(count > 0,
                       "recv: ", std::string(count == 0 ? "end of file" : std::strerror(errno)));
       received += static_cast<size_t>(count);
@@ -126,7 +146,7 @@ class Client {
   // True when the server ends the stream next.
   bool AtEnd() {
     uint8_t byte;
-    return ::recv(fd_, &byte, 1, 0) == 0;
+    return ReceiveSome(&byte, 1) == 0;
   }
 
   struct Simple {
@@ -166,8 +186,18 @@ class Client {
     return chunk;
   }
 
+  int fd() const { return fd_; }
+
  private:
+  ssize_t SendSome(const uint8_t* from, size_t count) {
+    return stream_ ? stream_->Send(from, count) : ::send(fd_, from, count, MSG_NOSIGNAL);
+  }
+  ssize_t ReceiveSome(uint8_t* to, size_t room) {
+    return stream_ ? stream_->Receive(to, room) : ::recv(fd_, to, room, 0);
+  }
+
   int fd_;
+  const std::unique_ptr<ClientStream> stream_;
 };
 
 inline std::vector<uint8_t> Wire(uint16_t flags, uint16_t type, uint64_t cookie, uint64_t offset,
@@ -335,6 +365,8 @@ class Fixture {
     connection.min_block = options.min_block;
     connection.read_only = options.read_only;
     connection.leftover = std::move(options.leftover);
+    std::unique_ptr<ClientStream> stream;
+    if (TheSecureHook()) std::tie(connection.secure, stream) = TheSecureHook()(fds[1], fds[0]);
     Result<uint64_t> id =
         server->Serve(std::move(connection), [this](uint64_t, const CloseReport& report) {
           std::lock_guard<std::mutex> lock(mutex_);
@@ -343,7 +375,7 @@ class Fixture {
         });
     REQUIRE(id.ok());
     last_id = id.value();
-    return std::make_unique<Client>(fds[0]);
+    return std::make_unique<Client>(fds[0], std::move(stream));
   }
 
   // The report of the next connection to end.

@@ -234,7 +234,11 @@ TEST_CASE("without shared memory many small cold reads at once still work") {
     SendReads(*client, 200, length);
     ReceiveReads(*client, 200, length);
   }
-  const auto structured = fixture.Connect({.style = ReplyStyle::kStructured});
+  const auto structured = fixture.Connect({.style = kStructured});
+  std::vector<uint8_t> write = Wire(0, kWrite, 4, 0, 4 * kMiB);  // or the reads would find a hole
+  write.resize(write.size() + 4 * kMiB, 'd');
+  structured->Send(write);
+  CHECK(ReceiveError(*structured, kStructured, 4) == 0);
   structured->Send(Wire(0, kRead, 5, 7, 3 * kMiB));
   size_t bytes = 0;
   for (bool done = false; !done;) {

@@ -69,6 +69,8 @@ export const ArrayBody = Type.Object({
   nbd: Type.Object({
     tcp: orNull(Type.String({ examples: ['127.0.0.1:10809'] })),
     unix: orNull(Type.String({ description: 'path of the socket' })),
+    tls: Type.Union([Type.Literal('off'), Type.Literal('on'), Type.Literal('require')]),
+    tlsCredentials: Type.Union([Type.Literal('none'), Type.Literal('x509'), Type.Literal('psk')]),
   }),
   lss: Type.Array(Type.String()),
 });

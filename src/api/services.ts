@@ -25,7 +25,12 @@ export interface ApiServices {
   readonly engine: Pick<Engine, 'info'>;
   readonly metrics: { readonly contentType: string; text(): Promise<string> };
   /** `null` where there is no such listener (yet). */
-  nbdAddresses(): { tcp: string | null; unix: string | null };
+  nbdAddresses(): {
+    tcp: string | null;
+    unix: string | null;
+    tls: 'off' | 'on' | 'require';
+    tlsCredentials: 'none' | 'x509' | 'psk';
+  };
   /** Why LUNs cannot be attached now; undefined when they can. */
   notReady(): string | undefined;
   readonly version: string;

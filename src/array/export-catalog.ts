@@ -1,5 +1,8 @@
 /** What the NBD listener needs of the array: the names it serves and the volume behind each. */
 
+import { formatVolumeId } from '../base/ids.js';
+import type { Recording } from '../engine/types.js';
+
 export interface ExportEntry {
   readonly volumeId: number;
   readonly name: string;
@@ -13,6 +16,8 @@ export interface ExportTarget extends ExportEntry {
   readonly refusal?: string | undefined;
   /** Logical block size of the volume, 512 or 4096; 512 when left out. */
   readonly blockBytes?: number;
+  /** Every name that leads to the volume: rules about it hold whichever a client asks for. */
+  readonly names?: readonly string[];
 }
 
 /** A relationship whose changes since T0 can be asked for. */
@@ -31,4 +36,9 @@ export interface ExportCatalog {
   resolve(name: string): ExportTarget | undefined;
   /** Of the volume's relationships. A catalog of volumes that are never copied leaves it out. */
   bitmaps?(volumeId: number): readonly ExportBitmap[];
+}
+
+/** The bitmap of a relationship. */
+export function bitmapOf({ relationshipId, sourceId, targetId }: Recording): ExportBitmap {
+  return { name: `fc-${formatVolumeId(sourceId)}-${formatVolumeId(targetId)}`, relationshipId };
 }

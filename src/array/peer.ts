@@ -12,8 +12,11 @@ export interface PeerIdentity {
   readonly address?: string | undefined;
   /** User id of a unix client, as of its connect (SO_PEERCRED). */
   readonly uid?: number | undefined;
-  /** Name that the client has proved by TLS: a subject, a SAN, a PSK user. Set by negotiation. */
-  tlsIdentity?: string | undefined;
+  /**
+   * Names that the client has proved by TLS: `CN=hyper1,O=Lab`, `DNS:hyper1.lab`, `PSK:hyper1`. Set by
+   * negotiation.
+   */
+  tlsIdentities?: readonly string[] | undefined;
 }
 
 /** Marks of a host, of three kinds. */
@@ -38,7 +41,8 @@ export function hostMatcher(identities: HostIdentities): HostMatcher {
   const names = new Set(identities.tlsIdentities);
   const uids = new Set(identities.uids);
   return (peer) => {
-    const byTls = names.size > 0 ? names.has(peer.tlsIdentity ?? '') : undefined;
+    const byTls =
+      names.size > 0 ? (peer.tlsIdentities ?? []).some((name) => names.has(name)) : undefined;
     const byPlace =
       peer.transport === 'tcp'
         ? identities.addresses.length > 0

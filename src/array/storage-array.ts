@@ -21,9 +21,16 @@ import { shorten } from '../base/shorten.js';
 import { formatSize } from '../base/units.js';
 import { type Engine, TRACK_BYTES, type VolumeState } from '../engine/types.js';
 import type { ChangeQueue } from './change-queue.js';
-import type { ExportBitmap, ExportCatalog, ExportEntry, ExportTarget } from './export-catalog.js';
+import {
+  bitmapOf,
+  type ExportBitmap,
+  type ExportCatalog,
+  type ExportEntry,
+  type ExportTarget,
+} from './export-catalog.js';
 import { checkThickFits, findPool } from './pools.js';
 import { checkBlockSize, checkSize } from './sizes.js';
+import { countersOf } from './volume-counters.js';
 import { VolumeIndex } from './volume-index.js';
 import { describeRelationship } from './words.js';
 
@@ -254,14 +261,12 @@ export class StorageArray implements ExportCatalog {
       sizeBytes: state.sizeBytes,
       readOnly: false,
       blockBytes: state.blockBytes,
+      names: [formatVolumeId(state.id), serialOf(state.id, this.essSerial), state.name],
     };
   }
 
   bitmaps(volumeId: number): ExportBitmap[] {
-    return this.#engine.recordings(volumeId).map(({ relationshipId, sourceId, targetId }) => ({
-      name: `fc-${formatVolumeId(sourceId)}-${formatVolumeId(targetId)}`,
-      relationshipId,
-    }));
+    return this.#engine.recordings(volumeId).map(bitmapOf);
   }
 
   #states(): VolumeState[] {
@@ -390,15 +395,7 @@ export class StorageArray implements ExportCatalog {
       blockBytes: state.blockBytes,
       attached: state.attached,
       createdAt: new Date(state.createdUnixMs).toISOString(),
-      readOps: state.readOps,
-      readBytes: state.readBytes,
-      writeOps: state.writeOps,
-      writeBytes: state.writeBytes,
-      flushOps: state.flushOps,
-      trimOps: state.trimOps,
-      zeroOps: state.zeroOps,
-      errorOps: state.errorOps,
-      redirectedTracks: state.redirectedTracks,
+      ...countersOf(state),
     };
   }
 }

@@ -51,6 +51,27 @@ export const LIMITS = {
   /** How long a connect to an existing unix socket may take before its owner counts as alive. */
   unixProbeMs: 2_000,
 
+  // TLS of NBD ------------------------------------------------------------------------------------
+
+  /** Of a bridged connection; native kKeepAliveIdleSeconds does it for the others. */
+  nbdKeepAliveMs: 60_000,
+  /** How long close() waits for bridges to send what native code has answered. */
+  nbdBridgeCloseMs: 2_000,
+  /** A certificate with its chain is a few KiB; a list of revoked ones may be long. */
+  tlsFileBytes: 1 * MIB,
+  /** Native kMaxPskEntries. */
+  tlsPskEntries: 4096,
+  /** Native kMinPskBytes and kMaxPskBytes: 128 bits, and the most that OpenSSL takes. */
+  tlsPskMinBytes: 16,
+  tlsPskMaxBytes: 256,
+  /** Native kMaxPskIdentityBytes (RFC 4279 section 5.3). */
+  tlsPskIdentityBytes: 128,
+  /** Rules about who may have which exports; each is looked at for each export in a list. */
+  tlsRules: 256,
+  /** Exports, or clients, that one rule names; and characters of one. */
+  tlsRulePatterns: 256,
+  tlsPatternChars: 1024,
+
   // The array -------------------------------------------------------------------------------------
 
   /** One track (native kMinVolumeBytes). */

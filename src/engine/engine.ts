@@ -6,6 +6,7 @@
  */
 
 import { loadAddon, type NativeAddon, type PoolHandle } from './native.js';
+import { NativeContext, nativeSession } from './tls.js';
 import type {
   AdoptOptions,
   ConnectionLimits,
@@ -22,6 +23,8 @@ import type {
   Recording,
   RelationshipState,
   ThrottledState,
+  TlsContext,
+  TlsCredentials,
   VolumePlacement,
   VerifyBatchResult,
   VolumeState,
@@ -151,7 +154,7 @@ class NativeEngine implements Engine {
   }
 
   adopt(fd: number, options: AdoptOptions, leftover: Uint8Array, onClosed: OnClosed): number {
-    const { volumeId, readOnly, ...negotiated } = options;
+    const { volumeId, readOnly, tls, ...negotiated } = options;
     const connectionId = this.#native.adopt(
       this.#handle,
       fd,
@@ -159,6 +162,7 @@ class NativeEngine implements Engine {
       negotiated,
       readOnly,
       leftover,
+      tls === undefined ? undefined : nativeSession(tls),
     );
     // The connection may have ended already, but is told of in a later turn of the event loop.
     closedListeners.set(listenerKey(this.#handle, connectionId), onClosed);
@@ -234,4 +238,28 @@ export function peerUid(fd: number): number | undefined {
  */
 export function sdNotify(state: string): boolean {
   return addon().sdNotify(state);
+}
+
+/**
+ * Version of the OpenSSL that encrypts in native code.
+ * @throws NativeError NOT_FOUND this build or this Node has none; the message says why.
+ */
+export function nativeTlsVersion(): string {
+  return addon().tlsVersion();
+}
+
+/**
+ * @throws NativeError NOT_FOUND as nativeTlsVersion; INVALID the credentials cannot be used, the
+ * message says which part.
+ */
+export function createTlsContext(credentials: TlsCredentials): TlsContext {
+  return new NativeContext(addon(), credentials);
+}
+
+/**
+ * Descriptors of two connected unix stream sockets, which the caller closes.
+ * @throws NativeError LIMIT
+ */
+export function socketPair(): [number, number] {
+  return addon().socketPair();
 }

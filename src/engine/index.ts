@@ -1,5 +1,14 @@
 /** The storage engine: open it, and its types. The addon behind it is no one else's business. */
 
-export { checkPool, openEngine, openedEngine, peerUid, sdNotify } from './engine.js';
+export {
+  checkPool,
+  createTlsContext,
+  nativeTlsVersion,
+  openEngine,
+  openedEngine,
+  peerUid,
+  sdNotify,
+  socketPair,
+} from './engine.js';
 export type * from './types.js';
 export { TRACK_BYTES } from './types.js';

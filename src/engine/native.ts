@@ -21,6 +21,9 @@ import type {
   Recording,
   RelationshipState,
   ThrottledState,
+  TlsCredentials,
+  TlsPeerFacts,
+  TlsReceived,
   VerifyBatchResult,
   VolumeState,
 } from './types.js';
@@ -100,6 +103,7 @@ export interface NativeAddon {
     negotiated: Negotiated,
     readOnly: boolean,
     leftover: Uint8Array,
+    tls: NativeTlsSession | undefined,
   ): number;
   disconnect(handle: PoolHandle, connectionId: number): void;
 
@@ -118,7 +122,21 @@ export interface NativeAddon {
   peerUid(fd: number): number | undefined;
 
   sdNotify(state: string): boolean;
+
+  tlsVersion(): string;
+  tlsContext(credentials: TlsCredentials): NativeTlsContext;
+  tlsSession(context: NativeTlsContext): NativeTlsSession;
+  tlsReceive(session: NativeTlsSession, bytes: Uint8Array): TlsReceived;
+  tlsSend(session: NativeTlsSession, bytes: Uint8Array): Buffer;
+  tlsEnd(session: NativeTlsSession): Buffer;
+  tlsHold(session: NativeTlsSession, bytes: Uint8Array): void;
+  tlsPeer(session: NativeTlsSession): TlsPeerFacts;
+  socketPair(): [number, number];
 }
+
+/** Owned by native code; freed when collected. */
+export type NativeTlsContext = { readonly __nativeTlsContext: never };
+export type NativeTlsSession = { readonly __nativeTlsSession: never };
 
 const ADDON_PATH = fileURLToPath(
   new URL('../../native/build/Release/flashlun_native.node', import.meta.url),

@@ -5,6 +5,17 @@
  * 2^53.
  */
 
+import type {
+  AdoptOptions,
+  ConnectionLimits,
+  ConnectionMemory,
+  OnClosed,
+  RateLimits,
+  ThrottledState,
+} from './connection-types.js';
+
+export type * from './connection-types.js';
+
 /** Bytes of one track, the unit of mapping and copying (ess.md 2.4). */
 export const TRACK_BYTES = 65_536;
 
@@ -239,80 +250,6 @@ export interface PoolReport {
   readonly tracksBytes: number;
   readonly neededBytes: number;
 }
-
-/** A metadata context that an NBD client selected. */
-export interface SelectedContext {
-  /** As the client was told it. */
-  readonly id: number;
-  readonly kind: 'allocation' | 'depth' | 'changes';
-  /** Of `changes`; else 0. */
-  readonly relationshipId: number;
-}
-
-/** How requests and replies look: without headers of chunks, with them, with 64-bit lengths. */
-export type ReplyStyle = 'simple' | 'structured' | 'extended';
-
-/** What negotiation agreed about the transmission phase. */
-export interface Negotiated {
-  readonly replies: ReplyStyle;
-  readonly contexts: readonly SelectedContext[];
-  /** Offsets and lengths are multiples of it: the client promised so. A power of two. */
-  readonly minBlockBytes: number;
-}
-
-/** What native transmission starts from. */
-export interface AdoptOptions extends Negotiated {
-  readonly volumeId: number;
-  readonly readOnly: boolean;
-}
-
-/** What the hosts of a volume may do in a second; 0 is no limit. */
-export interface RateLimits {
-  readonly volumeId: number;
-  readonly iops: number;
-  readonly bytesPerSecond: number;
-  /** Of each connection by itself. */
-  readonly connectionIops: number;
-  readonly connectionBytesPerSecond: number;
-  /** So much unused time may be caught up. */
-  readonly burstMs: number;
-}
-
-/** Requests of a volume that rate limits delayed since the pool was opened. */
-export interface ThrottledState {
-  readonly volumeId: number;
-  readonly requests: number;
-  /** Sum over connections. */
-  readonly seconds: number;
-}
-
-export interface ConnectionLimits {
-  /** For payloads in flight of all connections, beyond the 256 KiB that each has for itself. */
-  readonly memoryBytes: number;
-  /** After so long a TCP client that answers nothing is gone; for connections from now on. */
-  readonly peerTimeoutSeconds: number;
-}
-
-export interface ConnectionMemory {
-  readonly mostBytes: number;
-  readonly usedBytes: number;
-  /** How often a request got nothing and went on in pieces. */
-  readonly refused: number;
-}
-
-export interface ConnectionCounters {
-  readonly requests: number;
-  readonly bytesIn: number;
-  readonly bytesOut: number;
-}
-
-/**
- * Why a connection ended: `disconnect` NBD_CMD_DISC, `eof`, `protocol` a violation (detail says
- * which), `io`, `stopped` by us.
- */
-export type CloseReason = 'disconnect' | 'eof' | 'protocol' | 'io' | 'stopped';
-
-export type OnClosed = (reason: CloseReason, detail: string, counters: ConnectionCounters) => void;
 
 /** The open pool. One per process; workers reach the same one through `openedEngine(dir)`. */
 export interface Engine {

@@ -4,6 +4,7 @@
  */
 
 import type { PeerIdentity } from '../array/peer.js';
+import type { TlsPeer } from './tls-identity.js';
 
 /** One client in its transmission phase. */
 export interface NbdConnection {
@@ -16,6 +17,8 @@ export interface NbdConnection {
   /** What access rules know of the client. */
   readonly identity: PeerIdentity;
   readonly readOnly: boolean;
+  /** Undefined: plain text. */
+  readonly tls: TlsPeer | undefined;
   /** ISO time of the hand-over. */
   readonly since: string;
 }

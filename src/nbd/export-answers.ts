@@ -1,8 +1,9 @@
 /** What is said about one export, or about one that does not exist. Pure. */
 
-import type { ExportTarget } from '../array/export-catalog.js';
+import type { ExportCatalog, ExportTarget } from '../array/export-catalog.js';
+import { LIMITS } from '../base/limits.js';
 import { BLOCK_SIZE, INFO } from './protocol.js';
-import { infoBlockSize, infoExport, infoText } from './replies.js';
+import { infoBlockSize, infoExport, infoText, serverReply } from './replies.js';
 
 /** The replies of INFO and GO before their ACK: each information once, unknown ones ignored. */
 export function infoReplies(
@@ -37,4 +38,23 @@ function quote(name: string): string {
   const shown = name.length > 64 ? `${name.slice(0, 64)}...` : name;
   // Control characters and lone surrogates (a pair may have been cut) become a question mark.
   return `'${shown.replace(/[\p{Cc}\p{Cf}\p{Cs}\u2028\u2029]/gu, '?')}'`;
+}
+
+/** How much one connection may have listed: a list of thousands of LUNs costs time. */
+export class ListBudget {
+  #spentBytes = 0;
+
+  /** The replies of LIST before their ACK; undefined when the budget is spent, then unasked. */
+  list(option: number, catalog: ExportCatalog): Buffer[] | undefined {
+    const most = LIMITS.nbdListBytesPerConnection;
+    if (this.#spentBytes > most) return undefined;
+    const entries: Buffer[] = [];
+    for (const { name, description } of catalog.list()) {
+      const entry = serverReply(option, name, description);
+      this.#spentBytes += entry.length;
+      if (this.#spentBytes > most) return undefined;
+      entries.push(entry);
+    }
+    return entries;
+  }
 }

@@ -17,7 +17,7 @@ import type { ExportCatalog, ExportTarget } from '../array/export-catalog.js';
 import { assert } from '../base/assert.js';
 import { LIMITS } from '../base/limits.js';
 import type { Negotiated } from '../engine/types.js';
-import { infoReplies, minimumBlock, unknownExport } from './export-answers.js';
+import { infoReplies, ListBudget, minimumBlock, unknownExport } from './export-answers.js';
 import { Features } from './features.js';
 import {
   type Parsed,
@@ -26,13 +26,9 @@ import {
   parseExportRequest,
 } from './options.js';
 import { BLOCK_SIZE, CLIENT_FLAG, INFO, MAGIC, OPTION, REPLY, WIRE } from './protocol.js';
-import {
-  errorReply,
-  exportNameReply,
-  optionReply,
-  serverReply,
-  transmissionFlags,
-} from './replies.js';
+import { errorReply, exportNameReply, optionReply, transmissionFlags } from './replies.js';
+import type { InsideTls, NegotiatedTls, StartTlsOutcome } from './starttls.js';
+import { exportRefusal, tlsVerdict, visibleCatalog } from './starttls.js';
 
 /** Negotiation succeeded: the next byte of the client is its first request. */
 export interface TransmitOutcome extends Negotiated {
@@ -57,7 +53,7 @@ export interface HandshakeStep {
   /** To be sent in this order; often empty. */
   readonly reply: Uint8Array;
   /** Set when negotiation is over; `consume` must not be called again. */
-  readonly outcome: TransmitOutcome | CloseOutcome | undefined;
+  readonly outcome: TransmitOutcome | StartTlsOutcome | CloseOutcome | undefined;
 }
 
 type State = 'flags' | 'header' | 'data' | 'drain' | 'done';
@@ -76,6 +72,7 @@ const STORED: ReadonlySet<number> = new Set([
 /** One client's negotiation. Send `greeting()` of replies.ts first, then feed what arrives. */
 export class Handshake {
   readonly #catalog: ExportCatalog;
+  readonly #tls: NegotiatedTls | undefined;
   #state: State = 'flags';
   /** Bytes of the current item, and how many of them are here. Empty while draining. */
   #slot = new Uint8Array(WIRE.clientFlags);
@@ -85,16 +82,26 @@ export class Handshake {
   #option = 0;
   #optionBytes = 0;
   #optionCount = 0;
-  #listedBytes = 0;
+  readonly #listed = new ListBudget();
   #unknownCount = 0;
   #fixedNewstyle = false;
   #noZeroes = false;
   #features = new Features();
   #replies: Uint8Array[] = [];
-  #outcome: CloseOutcome | Omit<TransmitOutcome, 'leftover'> | undefined;
+  #outcome:
+    | CloseOutcome
+    | Omit<TransmitOutcome, 'leftover'>
+    | Omit<StartTlsOutcome, 'leftover'>
+    | undefined;
 
-  constructor(catalog: ExportCatalog) {
-    this.#catalog = catalog;
+  /** `inside`: of a negotiation that goes on inside TLS, which begins with an option. */
+  constructor(catalog: ExportCatalog, tls?: NegotiatedTls, inside?: InsideTls) {
+    this.#catalog = visibleCatalog(tls, catalog);
+    this.#tls = tls;
+    if (inside === undefined) return;
+    this.#fixedNewstyle = true;
+    this.#noZeroes = inside.noZeroes;
+    this.#expect('header', WIRE.optionHeader);
   }
 
   /** Takes the next bytes of the client, however they were split. Never throws for any input. */
@@ -152,7 +159,7 @@ export class Handshake {
     }
   }
 
-  #finish(rest: Uint8Array): TransmitOutcome | CloseOutcome | undefined {
+  #finish(rest: Uint8Array): HandshakeStep['outcome'] {
     if (this.#outcome === undefined) return undefined;
     this.#state = 'done';
     if (this.#outcome.kind === 'close') return this.#outcome;
@@ -212,7 +219,9 @@ export class Handshake {
   /** Answers the option whose data has been consumed, and goes on to the next header. */
   #onOption(): void {
     const stored = this.#state === 'data' ? this.#slot : undefined;
-    if (this.#option === OPTION.exportName) this.#onExportName(stored);
+    if (this.#isDecidedByTls()) {
+      // Answered, before anything else looked at it.
+    } else if (this.#option === OPTION.exportName) this.#onExportName(stored);
     else if (this.#option === OPTION.abort) this.#onAbort();
     else if (!this.#fixedNewstyle) {
       // Only EXPORT_NAME is legal then (H3). QEMU hangs up; an error that keeps in step is kinder.
@@ -222,6 +231,17 @@ export class Handshake {
       );
     } else this.#onFixedOption(stored);
     this.#expect('header', WIRE.optionHeader);
+  }
+
+  #isDecidedByTls(): boolean {
+    const verdict = tlsVerdict(this.#tls, this.#option, this.#optionBytes, this.#fixedNewstyle);
+    if (verdict.kind === 'refuse') this.#refuse(verdict.type, verdict.text);
+    else if (verdict.kind === 'close') this.#close('refused', verdict.reason);
+    else if (verdict.kind === 'start') {
+      this.#send(optionReply(this.#option, REPLY.ack));
+      this.#outcome = { kind: 'starttls', inside: { noZeroes: this.#noZeroes } };
+    }
+    return verdict.kind !== 'pass';
   }
 
   #onFixedOption(stored: Uint8Array | undefined): void {
@@ -242,11 +262,6 @@ export class Handshake {
       case OPTION.listMetaContext:
       case OPTION.setMetaContext:
         this.#onMetaContext(stored);
-        break;
-      case OPTION.startTls:
-        if (this.#hasNoData('STARTTLS')) {
-          this.#refuse(REPLY.errUnsupported, 'this server has no TLS; connect without it');
-        }
         break;
       default:
         this.#refuse(REPLY.errUnsupported, `option ${this.#option} is not supported`);
@@ -284,8 +299,9 @@ export class Handshake {
       this.#onUnknownExport(parsed.value.name);
       return undefined;
     }
-    if (chosen.refusal !== undefined) {
-      this.#refuse(REPLY.errPolicy, chosen.refusal);
+    const refusal = exportRefusal(this.#tls, chosen);
+    if (refusal !== undefined) {
+      this.#refuse(refusal.type, refusal.text);
       return undefined;
     }
     return { request: parsed.value, chosen };
@@ -309,27 +325,13 @@ export class Handshake {
   }
 
   #onList(): void {
-    const entries = this.#listWithinBudget();
+    const entries = this.#listed.list(this.#option, this.#catalog);
     if (entries === undefined) {
       this.#refuse(REPLY.errTooBig, 'too much listed on one connection; connect again to list');
       return;
     }
     for (const entry of entries) this.#send(entry);
     this.#send(optionReply(this.#option, REPLY.ack));
-  }
-
-  /** Undefined when the budget is spent; then the array is not asked again: a list costs time. */
-  #listWithinBudget(): Uint8Array[] | undefined {
-    const most = LIMITS.nbdListBytesPerConnection;
-    if (this.#listedBytes > most) return undefined;
-    const entries: Uint8Array[] = [];
-    for (const { name, description } of this.#catalog.list()) {
-      const entry = serverReply(this.#option, name, description);
-      this.#listedBytes += entry.length;
-      if (this.#listedBytes > most) return undefined;
-      entries.push(entry);
-    }
-    return entries;
   }
 
   #onInfoOrGo(stored: Uint8Array | undefined): void {
@@ -370,8 +372,9 @@ export class Handshake {
       this.#close('refused', `EXPORT_NAME: ${why}`);
       return;
     }
-    if (chosen.refusal !== undefined) {
-      this.#close('refused', `EXPORT_NAME: ${chosen.refusal}`);
+    const refusal = exportRefusal(this.#tls, chosen);
+    if (refusal !== undefined) {
+      this.#close('refused', `EXPORT_NAME: ${refusal.text}`);
       return;
     }
     const flags = this.#flagsOf(chosen, parsed.value);

@@ -27,16 +27,19 @@ import {
   type Refusals,
 } from './access.js';
 import { ConnectionRegistry, type NbdConnection } from './connections.js';
-import { checkDescriptorsShown, handOver } from './hand-over.js';
-import type { TransmitOutcome } from './handshake.js';
+import { checkDescriptorsShown } from './hand-over.js';
 import { formatAddress, listenTcp, listenUnix, type TcpAddress } from './listen.js';
-import { type NegotiationFailure, negotiate } from './negotiation.js';
+import { type NegotiationFailure, type NegotiationSuccess, negotiate } from './negotiation.js';
+import { describeIdentity, namesOf, type TlsPeer } from './tls-identity.js';
+import type { TlsServer } from './tls-server.js';
 
 export interface NbdListenerOptions {
   readonly engine: Pick<Engine, 'adopt' | 'disconnect'>;
   readonly catalog: ExportCatalog;
   readonly tcp?: TcpAddress | undefined;
   readonly unixPath?: string | undefined;
+  /** Undefined: no TLS. */
+  readonly tls?: TlsServer | undefined;
   readonly log: Logger;
   /** Instead of LIMITS.nbdHandshakeMs. */
   readonly handshakeMs?: number | undefined;
@@ -193,7 +196,10 @@ class NbdListeners implements NbdServer {
     for (const socket of [...tcp.keys(), ...unix.keys()]) socket.destroy();
     for (const connection of this.#registry.list()) this.#options.engine.disconnect(connection.id);
     await Promise.all(closed);
-    if (await this.#registry.untilEmpty(LIMITS.nbdCloseMs)) return;
+    if (await this.#registry.untilEmpty(LIMITS.nbdCloseMs)) {
+      await this.#options.tls?.idle(LIMITS.nbdBridgeCloseMs);
+      return;
+    }
     const stuck = this.#registry.list().map(({ id, peer }) => `${id} (${peer})`);
     throw new FlashlunError(
       'INTERNAL',
@@ -219,9 +225,13 @@ class NbdListeners implements NbdServer {
     const { catalog, peer, place } = arrival;
     this.#negotiating[transport].set(socket, place);
     const deadlineMs = this.#options.handshakeMs ?? LIMITS.nbdHandshakeMs;
-    negotiate({ socket, catalog, deadlineMs }, (end) => {
+    const { tls } = this.#options;
+    const onSecured = (secured: TlsPeer): void => {
+      arrival.identity.tlsIdentities = namesOf(secured.identity);
+    };
+    negotiate({ socket, catalog, deadlineMs, tls, onSecured }, (end) => {
       this.#negotiating[transport].delete(socket);
-      if (end.kind === 'ready' && this.#adopt(arrival, end.outcome)) return;
+      if (end.kind === 'ready' && this.#adopt(arrival, end)) return;
       this.#counts.leave(place);
       if (end.kind !== 'ready') this.#logFailure(peer, end);
     });
@@ -260,7 +270,8 @@ class NbdListeners implements NbdServer {
   }
 
   /** Whether the engine has the connection now; else it is closed. */
-  #adopt(arrival: Arrival, outcome: TransmitOutcome): boolean {
+  #adopt(arrival: Arrival, end: NegotiationSuccess): boolean {
+    const { outcome, tls } = end;
     const { socket, transport, peer, identity, place } = arrival;
     const { volumeId, readOnly } = outcome.export;
     const { replies, contexts, minBlockBytes } = outcome;
@@ -280,8 +291,8 @@ class NbdListeners implements NbdServer {
     try {
       const { engine } = this.#options;
       const settings = { volumeId, readOnly, replies, contexts, minBlockBytes };
-      id = handOver(socket, outcome.leftover, (fd, leftover) =>
-        engine.adopt(fd, settings, leftover, onClosed),
+      id = end.handOver((fd, leftover, session) =>
+        engine.adopt(fd, { ...settings, tls: session }, leftover, onClosed),
       );
     } catch (error) {
       logNotAdopted(log, error);
@@ -289,8 +300,10 @@ class NbdListeners implements NbdServer {
     }
     this.#counts.attach(place, volumeId);
     const since = new Date().toISOString();
-    this.#registry.add({ id, volumeId, peer, transport, identity, readOnly, since });
-    log.info({ connection: id, replies, contexts: contexts.length, readOnly }, 'attached');
+    this.#registry.add({ id, volumeId, peer, transport, identity, readOnly, tls, since });
+    const secured = tls && { tls: tls.protocol, client: describeIdentity(tls.identity) };
+    const negotiated = { replies, contexts: contexts.length, readOnly, ...secured };
+    log.info({ connection: id, ...negotiated }, 'attached');
     return true;
   }
 

@@ -79,9 +79,18 @@ export class NbdPeer {
     exportName: string,
     options: AttachOptions = {},
   ): Promise<NbdPeer> {
-    const { structured = false, extended = false, contexts = [] } = options;
     const raw = await NbdPeer.greeted(address);
     raw.send(clientFlags());
+    return NbdPeer.choose(raw, exportName, options);
+  }
+
+  /** The same from where the next thing to send is an option, as inside TLS. */
+  static async choose(
+    raw: RawSocket,
+    exportName: string,
+    options: AttachOptions = {},
+  ): Promise<NbdPeer> {
+    const { structured = false, extended = false, contexts = [] } = options;
     if (structured) await agree(raw, option(OPT.structuredReply));
     if (extended) await agree(raw, option(OPT.extendedHeaders));
     if (contexts.length > 0) {

@@ -40,6 +40,11 @@ export class RawSocket {
     });
   }
 
+  /** The same over a socket that is connected already, such as an encrypted one. */
+  static of(socket: Socket): RawSocket {
+    return new RawSocket(socket);
+  }
+
   send(...parts: readonly Uint8Array[]): void {
     this.socket.write(Buffer.concat(parts));
   }
@@ -61,6 +66,14 @@ export class RawSocket {
     const bytes = this.#received;
     this.#received = Buffer.alloc(0);
     return bytes;
+  }
+
+  /** Gives the socket to somebody else, who has not missed a byte. */
+  release(): Socket {
+    if (this.#received.length > 0) throw new Error('bytes were received that nobody took');
+    for (const event of ['data', 'end', 'close']) this.socket.removeAllListeners(event);
+    this.socket.pause();
+    return this.socket;
   }
 
   close(): void {

@@ -51,6 +51,7 @@ function arrayText(view: ArrayView): string {
     ['pool', `${formatSize(usedBytes)} used of ${formatSize(capacityBytes)}`],
     ['NBD, TCP', view.nbd.tcp ?? '-'],
     ['NBD, unix socket', view.nbd.unix ?? '-'],
+    ['NBD, TLS', view.nbd.tls],
     ['LSS', view.lss.join(' ')],
   ]);
 }

@@ -23,6 +23,7 @@ interface CreateFlags {
 interface AttachFlags {
   readonly format: AttachFormat;
   readonly transport?: Transport;
+  readonly tls?: boolean;
 }
 
 /** Adds `volume` and its subcommands to the program. */
@@ -101,6 +102,7 @@ export function addAttachCommand(program: Command, context: CliContext): void {
         'unix: same machine, faster; tcp: any machine (default: unix when there is a socket)',
       ).choices(['unix', 'tcp']),
     )
+    .option('--tls', 'encrypted, also where the server does not require it')
     .addHelpText('after', '\nExample: flashlun attach 1203 --format libvirt')
     .action((ref: string, flags: AttachFlags, command: Command) =>
       withApi(context, command, async (api) => {

@@ -52,7 +52,12 @@ export async function openTestApi(scope: Scope) {
       nbd: services.nbd,
       version: '1.2.3',
     }),
-    nbdAddresses: () => ({ tcp: '127.0.0.1:10809', unix: null }),
+    nbdAddresses: () => ({
+      tcp: '127.0.0.1:10809',
+      unix: null,
+      tls: 'off',
+      tlsCredentials: 'none',
+    }),
     notReady: () => state.obstacle,
     version: '1.2.3',
     log: QUIET,

@@ -139,7 +139,7 @@ describe('array', () => {
           cache: 'writeback',
           backend: expect.stringMatching(/^(io_uring|threads)$/) as string,
         },
-        nbd: { tcp: '127.0.0.1:10809', unix: null },
+        nbd: { tcp: '127.0.0.1:10809', unix: null, tls: 'off', tlsCredentials: 'none' },
         lss: ['12', '13'],
       });
       expect((await admin('GET', '/v1/lss')).body).toEqual({

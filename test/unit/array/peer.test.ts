@@ -13,11 +13,13 @@ import {
 } from '../../../src/array/peer.js';
 
 const NONE: HostIdentities = { addresses: [], uids: [], tlsIdentities: [] };
+const proved = (name?: string): Pick<PeerIdentity, 'tlsIdentities'> =>
+  name === undefined ? {} : { tlsIdentities: ['DNS:other.lab', name] };
 const tcp = (address: string, tlsIdentity?: string): PeerIdentity => {
-  return { transport: 'tcp', address: plainAddress(address), tlsIdentity };
+  return { transport: 'tcp', address: plainAddress(address), ...proved(tlsIdentity) };
 };
 const unix = (uid?: number, tlsIdentity?: string): PeerIdentity => {
-  return { transport: 'unix', uid, tlsIdentity };
+  return { transport: 'unix', uid, ...proved(tlsIdentity) };
 };
 
 const ADDRESS = { ...NONE, addresses: ['192.0.2.17', '198.51.100.0/24', '2001:db8::/32'] };

@@ -102,3 +102,51 @@ describe('attachText', () => {
     expect(text('nbdfuse')).toContain('--sector-size 4096');
   });
 });
+
+describe('TLS', () => {
+  const X509 = { ...BOTH, tls: 'require', tlsCredentials: 'x509' } as const;
+  const PSK = { ...BOTH, tls: 'require', tlsCredentials: 'psk' } as const;
+
+  test('qemu: an object with the credentials, and what refers to it', () => {
+    const [, object, blockdev] = lines('qemu', X509, 'tcp');
+    expect(object).toBe(
+      '-object tls-creds-x509,id=tls-lun20313698,endpoint=client,dir=/etc/pki/qemu,' +
+        'verify-peer=yes \\',
+    );
+    expect(blockdev).toContain('export=20313698,tls-creds=tls-lun20313698,cache.direct=on');
+    expect(lines('qemu', X509)[2]).toContain(',tls-hostname=localhost,cache.direct=on');
+    expect(lines('qemu', PSK)[1]).toContain('tls-creds-psk,id=tls-lun20313698,endpoint=client,');
+    expect(lines('qemu', PSK)[2]).not.toContain('tls-hostname');
+  });
+
+  test('libvirt and nbd-client have certificates only', () => {
+    expect(lines('libvirt', X509, 'tcp')).toContain(
+      "  <source protocol='nbd' name='20313698' tls='yes'>",
+    );
+    expect(lines('nbd-client', X509, 'tcp')[1]).toMatch(/-certfile .* -cacertfile /);
+    expect(() => lines('libvirt', PSK)).toThrow(/certificates only/);
+    expect(() => lines('nbd-client', PSK)).toThrow(/certificates only/);
+  });
+
+  test.each([
+    [X509, 'tcp', 'nbds://127.0.0.1:10809/20313698?tls-certificates=/etc/pki/libnbd'],
+    [PSK, 'tcp', 'nbds://NAME@127.0.0.1:10809/20313698?tls-psk-file=/etc/pki/libnbd/keys.psk'],
+    [
+      PSK,
+      'unix',
+      'nbds+unix://NAME@/20313698?socket=/run/flashlun/nbd.sock' +
+        '&tls-psk-file=/etc/pki/libnbd/keys.psk',
+    ],
+  ] as const)('uri', (nbd, transport, uri) => {
+    expect(lines('uri', nbd, transport)).toEqual([uri]);
+  });
+
+  test('where it is not required it is used when asked for', () => {
+    const nbd = { ...X509, tls: 'on' } as const;
+    const uri = (tls: boolean, server = nbd as typeof BOTH): string =>
+      attachText(VOLUME, server, { format: 'uri', transport: 'tcp', tls });
+    expect(uri(false)).toMatch(/^nbd:/);
+    expect(uri(true)).toMatch(/^nbds:/);
+    expect(() => uri(true, BOTH)).toThrow(/has no TLS/);
+  });
+});

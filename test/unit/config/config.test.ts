@@ -32,6 +32,7 @@ test('defaults', () => {
     logLevel: undefined,
     copyBytesPerSecond: undefined,
     poolCapacityBytes: undefined,
+    nbdTls: undefined,
     insecureNbd: false,
     insecureHttp: false,
   });
@@ -146,4 +147,55 @@ test('a configuration file that is not there is refused by name', () => {
     /nonexistent\/x.yaml/,
   );
   expect(readConfigFile({}, {})).toBeUndefined();
+});
+
+test('TLS: flags, and the same from the environment and the file', () => {
+  const expected = {
+    mode: 'require',
+    certificates: path.resolve('pki'),
+    psk: undefined,
+    rules: path.resolve('rules.yaml'),
+    verifyPeer: true,
+    transport: 'bridge',
+  };
+  const config = resolveConfig(
+    {
+      nbdTls: 'require',
+      nbdTlsCertificates: 'pki',
+      nbdTlsVerifyPeer: true,
+      nbdTlsRules: 'rules.yaml',
+      nbdTlsTransport: 'bridge',
+    },
+    {},
+  );
+  expect(config.nbdTls).toEqual(expected);
+  const again = resolveConfig({}, {}, stringify(printableConfig(config)));
+  expect(again.nbdTls).toEqual(expected);
+  const env = {
+    FLASHLUN_NBD_TLS: 'require',
+    FLASHLUN_NBD_TLS_CERTIFICATES: 'pki',
+    FLASHLUN_NBD_TLS_VERIFY_PEER: '1',
+    FLASHLUN_NBD_TLS_RULES: 'rules.yaml',
+    FLASHLUN_NBD_TLS_TRANSPORT: 'bridge',
+  };
+  expect(resolveConfig({}, env).nbdTls).toEqual(expected);
+});
+
+test('with TLS required NBD may be on any address, with TLS on it may not', () => {
+  const flags = { nbd: '0.0.0.0:10809', nbdTlsPsk: 'keys.psk' };
+  expect(resolveConfig({ ...flags, nbdTls: 'require' }, {}).nbd?.host).toBe('0.0.0.0');
+  expect(() => resolveConfig({ ...flags, nbdTls: 'on' }, {})).toThrow(/--nbd-tls require/);
+});
+
+test.each<[ServeOptions, RegExp]>([
+  [{ nbdTls: 'yes' }, /off, on or require/],
+  [{ nbdTls: 'on' }, /one of --nbd-tls-certificates DIR and --nbd-tls-psk FILE/],
+  [{ nbdTls: 'on', nbdTlsPsk: 'a', nbdTlsCertificates: 'b' }, /only one of/],
+  [{ nbdTls: 'on', nbdTlsPsk: 'a', nbdTlsVerifyPeer: true }, /there are no certificates/],
+  [{ nbdTls: 'on', nbdTlsPsk: 'a', nbdTlsTransport: 'x' }, /auto, native or bridge/],
+  [{ nbdTlsPsk: 'a' }, /TLS is off/],
+  [{ nbdTlsVerifyPeer: true }, /TLS is off/],
+  [{ nbdTlsRules: 'a' }, /TLS is off/],
+])('TLS: %j is refused', (flags, message) => {
+  expect(() => resolveConfig(flags, {})).toThrow(message);
 });

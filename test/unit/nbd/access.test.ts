@@ -71,11 +71,11 @@ describe('the catalog of a client', () => {
   test('follows changes, also of who the client has proved to be', () => {
     const peer: PeerIdentity = { ...PEER };
     const rules: AccessRules = {
-      grant: (_id, { tlsIdentity }) => (tlsIdentity === 'CN=a' ? 'read-write' : 'none'),
+      grant: (_id, { tlsIdentities }) => (tlsIdentities?.includes('CN=a') ? 'read-write' : 'none'),
       grants:
-        ({ tlsIdentity }) =>
+        ({ tlsIdentities }) =>
         () =>
-          tlsIdentity === 'CN=a' ? 'read-write' : 'none',
+          tlsIdentities?.includes('CN=a') ? 'read-write' : 'none',
     };
     const counts = new ConnectionCounts(CAPS);
     const catalog = new ClientCatalog({
@@ -86,7 +86,7 @@ describe('the catalog of a client', () => {
       onDenied: () => undefined,
     });
     expect(catalog.list()).toEqual([]);
-    peer.tlsIdentity = 'CN=a';
+    peer.tlsIdentities = ['CN=a'];
     expect(catalog.list()).toHaveLength(2);
     expect(catalog.resolve('1203')).toBe(LUN_1203);
   });

@@ -1,12 +1,17 @@
 /** Feeding a Handshake and collecting what comes out. */
 import type { ExportCatalog } from '../../../src/array/export-catalog.js';
 import { type CloseOutcome, Handshake, type TransmitOutcome } from '../../../src/nbd/handshake.js';
+import type { InsideTls, NegotiatedTls, StartTlsOutcome } from '../../../src/nbd/starttls.js';
 import { CATALOG } from './catalog.js';
 
 export interface Driven {
   /** Everything the server said after the greeting, in hex. */
   readonly said: string;
-  readonly outcome: CloseOutcome | Omit<TransmitOutcome, 'leftover'> | undefined;
+  readonly outcome:
+    | CloseOutcome
+    | Omit<TransmitOutcome, 'leftover'>
+    | Omit<StartTlsOutcome, 'leftover'>
+    | undefined;
   /** What is the transmission phase's: leftover of the machine and the pieces not fed to it. */
   readonly leftover: string;
   /** Bytes said at most by one `consume`. */
@@ -14,8 +19,13 @@ export interface Driven {
 }
 
 /** Feeds the pieces one by one until negotiation is over. */
-export function drive(pieces: readonly Uint8Array[], catalog: ExportCatalog = CATALOG): Driven {
-  const machine = new Handshake(catalog);
+export function drive(
+  pieces: readonly Uint8Array[],
+  catalog: ExportCatalog = CATALOG,
+  tls?: NegotiatedTls,
+  inside?: InsideTls,
+): Driven {
+  const machine = new Handshake(catalog, tls, inside);
   const said: Uint8Array[] = [];
   for (const [index, piece] of pieces.entries()) {
     const { reply, outcome } = machine.consume(piece);

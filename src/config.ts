@@ -20,6 +20,7 @@ import { LIMITS } from './base/limits.js';
 import { LOG_LEVELS, type LogLevel } from './base/log.js';
 import { MIB, parseSize } from './base/units.js';
 import type { IoBackend } from './engine/types.js';
+import { resolveMirror } from './meta-mirror.js';
 
 /** What the command line parser hands over: one property per flag given, named in camelCase. */
 export interface ServeOptions {
@@ -37,6 +38,7 @@ export interface ServeOptions {
   /** MB/s of all background copies together, or `unlimited`. */
   readonly copyRate?: string | number;
   readonly poolCapacity?: string | number;
+  readonly metaMirror?: string;
   readonly insecureNbd?: boolean;
   readonly insecureHttp?: boolean;
   readonly printConfig?: boolean;
@@ -68,6 +70,8 @@ export interface Config {
   readonly copyBytesPerSecond: number | undefined;
   /** Asked for at the pool's first open only; undefined takes the engine's default. */
   readonly poolCapacityBytes: number | undefined;
+  /** Absolute path of the metadata's mirror, `none` for none; undefined: as the pool remembers. */
+  readonly metaMirror: string | undefined;
   readonly insecureNbd: boolean;
   readonly insecureHttp: boolean;
 }
@@ -87,6 +91,7 @@ const Raw = Type.Object(
     'log-level': Type.Optional(Type.Union(LOG_LEVELS.map((level) => Type.Literal(level)))),
     'copy-rate': Type.String(),
     'pool-capacity': Type.Optional(Type.String()),
+    'meta-mirror': Type.Optional(Type.String({ minLength: 1 })),
     'insecure-nbd': Type.Boolean(),
     'insecure-http': Type.Boolean(),
   },
@@ -184,6 +189,7 @@ export function printableConfig(config: Config): Record<string, string | boolean
     ...(config.poolCapacityBytes === undefined
       ? {}
       : { 'pool-capacity': String(config.poolCapacityBytes) }),
+    ...(config.metaMirror === undefined ? {} : { 'meta-mirror': config.metaMirror }),
     'insecure-nbd': config.insecureNbd,
     'insecure-http': config.insecureHttp,
   };
@@ -212,6 +218,7 @@ function fromFlags(flags: ServeOptions): RawValues {
   set('log-level', flags.logLevel);
   set('copy-rate', flags.copyRate);
   set('pool-capacity', flags.poolCapacity);
+  set('meta-mirror', flags.metaMirror);
   set('insecure-nbd', flags.insecureNbd);
   set('insecure-http', flags.insecureHttp);
   return values;
@@ -286,6 +293,7 @@ function checked(raw: Raw): Config {
     logLevel: raw['log-level'],
     copyBytesPerSecond: checkCopyRate(raw['copy-rate']),
     poolCapacityBytes: checkCapacity(raw['pool-capacity']),
+    metaMirror: resolveMirror(raw['meta-mirror'], dataDir, (why) => invalid('meta-mirror', why)),
     insecureNbd: raw['insecure-nbd'],
     insecureHttp: raw['insecure-http'],
   };

@@ -23,6 +23,7 @@ test('defaults', () => {
     logLevel: undefined,
     copyBytesPerSecond: undefined,
     poolCapacityBytes: undefined,
+    metaMirror: undefined,
     insecureNbd: false,
     insecureHttp: false,
   });
@@ -52,6 +53,7 @@ test('--print-config gives the same configuration again', () => {
       logLevel: 'debug',
       copyRate: '0.5',
       poolCapacity: '2T',
+      metaMirror: '/mnt/b/meta',
       insecureNbd: true,
     },
     {},
@@ -86,6 +88,12 @@ test.each<[string, ServeOptions, RegExp]>([
   ['a tiny capacity', { poolCapacity: '1M' }, /at least 64M/],
   ['a log level', { logLevel: 'loud' }, /use one of trace, debug/],
   ['an empty data directory', { data: '' }, /--data .*empty/],
+  [
+    'a mirror in the pool directory',
+    { data: '/d', metaMirror: '/d/pool/m' },
+    /another disk, or none/,
+  ],
+  ['a mirror of too long a path', { metaMirror: `/${'x'.repeat(511)}` }, /511 bytes/],
   ['a socket path that is too long', { nbdUnix: `/${'x'.repeat(107)}` }, /107 bytes.*shorter/],
 ])('%s is refused', (_what, flags, message) => {
   expect(() => resolveConfig(flags, {})).toThrow(message);

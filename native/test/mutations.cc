@@ -15,7 +15,7 @@
 namespace flashlun {
 namespace {
 
-enum class Watch { kSimulation, kFaults, kMirrorFaults };
+enum class Watch { kSimulation, kMirror, kFaults, kMirrorFaults };
 
 struct Rule {
   Mutation off;
@@ -61,7 +61,7 @@ constexpr Rule kRules[] = {
     {kRetrySync, Watch::kFaults, "fdatasync tried again after it failed (T12)"},
     {kDropUnwitnessed, Watch::kMirrorFaults, "copy of the metadata dropped without a record (T26)"},
     {kStaleCopyUsed, Watch::kMirrorFaults, "copy that is out of date used again (T26)"},
-    {kNoHeal, Watch::kSimulation, "session with two different copies (T26)"},
+    {kNoHeal, Watch::kMirror, "session with two different copies (T26)"},
 };
 
 // A run of a mutated engine that takes longer than this hangs, which is a way to be noticed.
@@ -85,10 +85,11 @@ std::string NoticedByFaults(bool mirror, uint64_t* used) {
 }
 
 std::string Noticed(const Rule& rule, uint64_t first_seed, uint64_t most_seeds, uint64_t* used) {
-  if (rule.watch != Watch::kSimulation)
+  if (rule.watch == Watch::kFaults || rule.watch == Watch::kMirrorFaults)
     return NoticedByFaults(rule.watch == Watch::kMirrorFaults, used);
   std::string problem;
-  while (problem.empty() && *used < most_seeds) problem = Simulation(first_seed + (*used)++).Run();
+  while (problem.empty() && *used < most_seeds)
+    problem = Simulation(first_seed + (*used)++, rule.watch == Watch::kMirror).Run();
   return problem;
 }
 

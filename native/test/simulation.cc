@@ -37,8 +37,8 @@ static_assert(std::size(kDidNames) == static_cast<size_t>(Did::kCount));
 
 const char* NameOf(Did did) { return kDidNames[static_cast<size_t>(did)]; }
 
-Simulation::Simulation(uint64_t seed)
-    : rng_(seed), direct_(seed % 4 == 3), mirrored_(seed / 4 % 2 == 1) {
+Simulation::Simulation(uint64_t seed, bool mirrored)
+    : rng_(seed), direct_(seed % 4 == 3), mirrored_(mirrored) {
   // Track 513 of the first volume comes into being when it is resized.
   volumes_.emplace_back(uint16_t{0x1000}, 513, std::vector<uint64_t>{0, 511, 512, 513});
   for (uint16_t id = 0x1001; id <= 0x1003; ++id)

@@ -30,6 +30,7 @@ import {
   type TlsFlags,
 } from './config-tls.js';
 import type { IoBackend } from './engine/types.js';
+import { resolveMirror } from './meta-mirror.js';
 
 /** What the command line parser hands over: one property per flag given, named in camelCase. */
 export interface ServeOptions extends TlsFlags, NbdLimitFlags {
@@ -47,6 +48,7 @@ export interface ServeOptions extends TlsFlags, NbdLimitFlags {
   /** MB/s of all background copies together, or `unlimited`. */
   readonly copyRate?: string | number;
   readonly poolCapacity?: string | number;
+  readonly metaMirror?: string;
   readonly insecureNbd?: boolean;
   readonly insecureHttp?: boolean;
   readonly printConfig?: boolean;
@@ -76,6 +78,8 @@ export interface Config {
   readonly poolCapacityBytes: number | undefined;
   /** Undefined: off. */
   readonly nbdTls: TlsConfig | undefined;
+  /** Absolute path of the metadata's mirror, `none` for none; undefined: as the pool remembers. */
+  readonly metaMirror: string | undefined;
   readonly insecureNbd: boolean;
   readonly insecureHttp: boolean;
 }
@@ -96,6 +100,7 @@ const Raw = Type.Object(
     'copy-rate': Type.String(),
     'pool-capacity': Type.Optional(Type.String()),
     ...TLS_SETTINGS,
+    'meta-mirror': Type.Optional(Type.String({ minLength: 1 })),
     'insecure-nbd': Type.Boolean(),
     'insecure-http': Type.Boolean(),
     ...NBD_SETTINGS.properties,
@@ -202,6 +207,7 @@ export function printableConfig(config: Config): Record<string, string | boolean
       ? {}
       : { 'pool-capacity': String(config.poolCapacityBytes) }),
     ...printableTls(config.nbdTls),
+    ...(config.metaMirror === undefined ? {} : { 'meta-mirror': config.metaMirror }),
     'insecure-nbd': config.insecureNbd,
     'insecure-http': config.insecureHttp,
     ...NBD_SETTINGS.printable(config.nbdLimits),
@@ -295,6 +301,7 @@ function checked(raw: Raw): Config {
     copyBytesPerSecond: checkCopyRate(raw['copy-rate']),
     poolCapacityBytes: checkCapacity(raw['pool-capacity']),
     nbdTls,
+    metaMirror: resolveMirror(raw['meta-mirror'], dataDir, (why) => invalid('meta-mirror', why)),
     insecureNbd: raw['insecure-nbd'],
     insecureHttp: raw['insecure-http'],
   };

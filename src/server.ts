@@ -166,9 +166,8 @@ export class FlashlunServer {
       this.#tls = new TlsServer({ ...config.nbdTls, log: this.#log });
     }
     makeDataDir(this.#dataDir);
-    // The engine gives the file its name when the pool is complete.
-    const isNewPool = !existsSync(this.#file('pool/meta'));
     const engine = await this.#openEngine();
+    const isNewPool = engine.info().created;
     if (!isNewPool) checkCapacity(config.poolCapacityBytes, defaultCapacity(engine));
     const db = await this.#openDatabase();
     const settings = new SettingRepository(db);
@@ -183,7 +182,8 @@ export class FlashlunServer {
     services.backgroundCopy.resume();
     this.#publish();
     this.#obstacle = undefined;
-    const { recoveredUnclean, recoveredRecords, ioBackend, ioNote } = engine.info();
+    const { recoveredUnclean, recoveredRecords, ioBackend, ioNote, healedCopy } = engine.info();
+    if (healedCopy !== '') this.#log.warn({ copy: healedCopy }, 'copy of the metadata made equal');
     if (ioNote !== '') this.#log.warn({ reason: ioNote }, 'asynchronous I/O by threads');
     const recovery = { recoveredUnclean, recoveredRecords };
     const facts = { data: this.#dataDir, essSerial, ...recovery, cache: config.cache, ioBackend };
@@ -200,7 +200,7 @@ export class FlashlunServer {
   }
 
   async #openEngine(): Promise<Engine> {
-    const { cache, io, poolCapacityBytes } = this.#options.config;
+    const { cache, io, metaMirror, poolCapacityBytes } = this.#options.config;
     let engine: Engine;
     try {
       engine = await openEngine({
@@ -208,6 +208,7 @@ export class FlashlunServer {
         direct: cache === 'none',
         io,
         ...(poolCapacityBytes === undefined ? {} : { capacityBytes: poolCapacityBytes }),
+        ...(metaMirror === undefined ? {} : { metaMirror }),
       });
     } catch (error) {
       throw this.#describeOpenError(error);

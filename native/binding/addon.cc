@@ -79,7 +79,8 @@ void UseTestJournal(StoreOptions* options) {
   options->kill_ring_bytes = options->journal_blocks * 1024;
 }
 
-// open(dir, capacityBytes or 0, direct, "auto" | "threads" | "uring") -> Promise<handle>
+// open(dir, capacityBytes or 0, direct, "auto" | "threads" | "uring", metaMirror: "" as the pool
+// remembers, "none" or a path) -> Promise<handle>
 Napi::Value Open(const Napi::CallbackInfo& info) {
   StoreOptions options;
   options.dir = StringArgument(info, 0, "dir");
@@ -87,6 +88,7 @@ Napi::Value Open(const Napi::CallbackInfo& info) {
   if (capacity_bytes != 0) options.capacity_bytes = capacity_bytes;
   options.direct = BooleanArgument(info, 2, "direct");
   options.io_backend = BackendArgument(info, 3);
+  options.meta_mirror = StringArgument(info, 4, "metaMirror");
   UseTestJournal(&options);
   auto handle = std::make_shared<PoolHandle>(0);
   return Work::Start(

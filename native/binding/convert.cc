@@ -209,6 +209,10 @@ Napi::Value ToJs(Napi::Env env, const StoreInfo& store) {
       .Flag("direct", store.direct)
       .Text("ioBackend", store.io_backend)
       .Text("ioNote", store.io_note)
+      .Flag("created", store.created)
+      .Text("mirrorPath", store.mirror_path)
+      .Text("mirrorProblem", store.mirror_problem)
+      .Text("healedCopy", store.healed_copy)
       .Done();
 }
 
@@ -230,6 +234,7 @@ Napi::Value ToJs(Napi::Env env, const PoolReport& report) {
       .Value("findings", ToJs(env, report.findings))
       .Value("found", found.Done())
       .Text("poolUuid", report.pool_uuid)
+      .Text("mirrorPath", report.mirror_path)
       .Flag("closedInOrder", report.closed_in_order)
       .Count("generation", report.generation)
       .Count("superblockCopies", report.superblock_copies)

@@ -43,6 +43,10 @@ enum class Mutation {
   kSealWithoutLock,     // a scrub seals a track while writes to it are in flight
   kStaleSeal,           // a replayed write to a fresh track leaves the seal that it had
   kRetrySync,           // T12: fdatasync once more after it failed
+  kDropUnwitnessed,     // T26: a copy of the metadata fails, and the other one goes on alone
+                        // unrecorded
+  kStaleCopyUsed,       // T26: a copy that was declared out of date counts at the next open
+  kNoHeal,              // T26: a session begins with copies of different ends
 };
 
 #ifdef FLASHLUN_MUTATIONS

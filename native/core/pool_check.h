@@ -53,6 +53,7 @@ struct PoolReport {
   uint64_t found[kSeverities] = {};  // all of them, by severity
 
   std::string pool_uuid;
+  std::string mirror_path;  // of the metadata; empty: it has no mirror
   bool closed_in_order = false;
   uint64_t generation = 0;
   uint64_t superblock_copies = 0;  // valid and of that generation

@@ -166,6 +166,10 @@ StoreInfo StoreImpl::Info() {
     info.io_backend = queue_->name();
     info.io_note = queue_->note();
   }
+  if (copies_) {
+    info.mirror_path = witness_.mirror_path;
+    info.mirror_problem = copies_->problem();
+  }
   return info;
 }
 

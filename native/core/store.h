@@ -44,6 +44,8 @@ struct StoreOptions {
   // Writers wait when they are so much ahead of the write-out: at 1 GiB, about a second of a disk's
   // time is the most that a FLUSH finds left to do, instead of all of the page cache.
   uint64_t write_out_limit_bytes = uint64_t{1} << 30;
+  // A second file for the metadata: empty: as the pool remembers; `none`: no longer; a path: there.
+  std::string meta_mirror{};
   uint32_t autocommit_ms = 1000;  // un-flushed records become durable at the latest after this
 };
 
@@ -171,6 +173,10 @@ struct StoreInfo {
   bool direct = false;                    // tracks past the page cache
   std::string io_backend;                 // of asynchronous I/O: "io_uring" or "threads"
   std::string io_note;                    // empty, or why `auto` did not take io_uring
+  bool created = false;                   // by this open
+  std::string mirror_path;                // of the metadata; empty: there is none
+  std::string mirror_problem;             // empty, or why one of the two copies does not count
+  std::string healed_copy;                // by this open: which copy was made equal, and why
 };
 
 // A thread's place in the epoch scheme: says which epoch its current operation began in. One

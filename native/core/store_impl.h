@@ -12,7 +12,8 @@
 //   3 state lock       map edits, records, volumes, relationships; never held over Io (sync.h)
 // Readers and in-place writers take no state lock: they live in an epoch.
 //
-// Source files: store_open.cc recovery and close; pool_check.cc the same steps, for a report;
+// Source files: store_open.cc recovery and close; store_mirror.cc the copies of the metadata;
+// recovery_trial.cc and pool_check.cc the same steps, for a comparison and for a report;
 // store_io.cc read, write, zero; store_commit.cc group commit, drops, checkpoints; store_async.cc
 // asynchronous reads and writes; store_space.cc space, growth, trim, pools; store_copy.cc
 // volumes and FlashCopy; store_status.cc block status; store_verify.cc scrubbing; store.cc the
@@ -36,6 +37,7 @@
 #include "core/journal.h"
 #include "core/kill_ring.h"
 #include "core/map.h"
+#include "core/mirror.h"
 #include "core/records.h"
 #include "core/store.h"
 #include "core/superblock.h"
@@ -46,7 +48,9 @@
 namespace flashlun {
 
 class StoreImpl {
-  friend class PoolChecker;  // runs the steps of a recovery one by one (pool_check.cc)
+  friend class PoolChecker;     // looks at what a recovery found (pool_check.cc)
+  friend struct RecoveryTrial;  // runs its steps one by one
+  friend struct CopyTrial;
 
  public:
   StoreImpl(Io& io, StoreOptions options) : io_(io), options_(std::move(options)) {}
@@ -126,6 +130,23 @@ class StoreImpl {
     uint64_t promised = 0;
     uint64_t redirected = 0;  // tracks that went to a fresh place because the old one was shared
   };
+
+  // store_mirror.cc
+  using CopyFiles = std::array<std::unique_ptr<File>, 2>;  // as meta_ and checkpoint_file_
+  std::string PathOfCopy(size_t copy) const;
+  Status OpenMetadata();
+  Status OpenPrimary();
+  Status FindWitness();
+  void MakeCopies(size_t chosen);
+  Status OpenCopy(const std::string& path, bool create, CopyFiles* files);
+  Status ChooseCopy();
+  bool Identified(File& file, size_t copy) const;
+  Status RecordCounts(Counts counts);
+  Status SettleCopies();
+  Status OpenNewMirror(const std::string& path, CopyFiles* files);
+  Status AttachMirror(const std::string& path, CopyFiles files);
+  Status HealCopies();
+  Status MakeOther(size_t other);
 
   // store_open.cc
   Status CreateStore();
@@ -340,6 +361,16 @@ class StoreImpl {
   Io& io_;
   StoreOptions options_;
   std::shared_ptr<void> lock_file_;
+  // Of a pool whose metadata has, or gets, a mirror; otherwise null and empty.
+  std::unique_ptr<MetaCopies> copies_;
+  std::unique_ptr<File> witness_file_;
+  Witness witness_;
+  std::array<MirroredFile*, 2> mirrored_{};  // meta_ and checkpoint_file_
+  size_t chosen_copy_ = 0;                   // the one that the open began with
+  bool copies_equal_ = false;
+  bool reserve_damaged_ = false;  // the chosen one's previous checkpoint leads nowhere
+  bool new_copy_ = false;         // the other one is being made, not repaired
+  std::string other_problem_;     // why the other one could not be begun with
   std::unique_ptr<File> meta_;
   // A second descriptor of `meta`: the kernel reports a write-back error once per open file, so the
   // journal's fdatasync and that of checkpoint and superblock, which may run at the same time, must

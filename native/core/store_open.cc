@@ -1,12 +1,13 @@
 // Open, recovery and close (track-store.md 3.7).
 //
 //   1 lock; flush every file (never decide on bytes that only the page cache has)
-//   2 superblock; checkpoint, verified; the previous one when the current does not check
+//   2 superblock, of the better copy of the metadata when there is a mirror (store_mirror.cc);
+//     checkpoint, verified; the previous one when the current does not check
 //   3 journal groups behind it
 //   4 kill ring, if this boot wrote it: the process died, the machine did not
 //   5 walk the leaves: reference counts and free map
-//   6 superblock with open_epoch + 1: from here on an old journal tail can never match
-//   7 what came from the kill ring becomes a journal group of the new session
+//   6 the mirror is made equal; superblock with open_epoch + 1: from here on an old journal tail
+//   can never match 7 what came from the kill ring becomes a journal group of the new session
 //
 // Nothing is written before 6, so a crash during recovery changes nothing.
 #include <algorithm>
@@ -47,13 +48,15 @@ Status StoreImpl::Open() {
   Result<std::shared_ptr<void>> lock = io_.Lock(PathOf("lock"));
   if (!lock.ok()) return lock.TakeStatus();
   lock_file_ = lock.value();
-  if (!io_.Exists(PathOf("meta")))
-    if (Status status = CreateStore(); !status.ok()) return status;
-  if (Status status = OpenFiles(); !status.ok()) return status;
+  if (Status status = OpenMetadata(); !status.ok()) return status;
   Result<std::unique_ptr<IoQueue>> queue = io_.MakeQueue(options_.io_backend);
   if (!queue.ok()) return queue.TakeStatus();
   queue_ = std::move(queue.value());
-  if (Status status = Recover(); !status.ok()) return status;
+  if (Status status = Recover(); !status.ok())
+    return other_problem_.empty()
+               ? std::move(status)
+               : Status(status.code(), status.message() + "; the other copy: " + other_problem_);
+  if (Status status = SettleCopies(); !status.ok()) return status;
   if (Status status = BeginSession(); !status.ok()) return status;
   if (!options_.direct && options_.write_out_bytes != 0)
     write_out_ = std::make_unique<WriteOut>(
@@ -83,7 +86,6 @@ Status StoreImpl::RefuseRemains() {
 // The meta file gets its name last, when everything in the directory is durable: a crash in between
 // leaves a directory without a pool, and the next open begins again.
 Status StoreImpl::CreateStore() {
-  if (Status status = RefuseRemains(); !status.ok()) return status;
   Superblock superblock;
   superblock.pool_uuid = io_.NewUuid();
   superblock.generation = 1;
@@ -147,9 +149,6 @@ Status StoreImpl::OpenFiles() {
 }
 
 Status StoreImpl::Recover() {
-  Result<Superblock> superblock = ReadSuperblock(*meta_);
-  if (!superblock.ok()) return superblock.TakeStatus();
-  superblock_ = superblock.value();
   pool_uuid_ = superblock_.pool_uuid;
 
   Result<std::unique_ptr<SharedMemory>> memory =
@@ -446,7 +445,7 @@ Status StoreImpl::BeginSession() {
   superblock_.clean = false;
   if (Status status = WriteSuperblock(*checkpoint_file_, superblock_); !status.ok()) return status;
   if (Status status = CommitRecovered(); !status.ok()) return status;
-  if (counters_.used_previous_checkpoint) {
+  if (counters_.used_previous_checkpoint || reserve_damaged_) {
     // Two that can be opened again, before anything else happens. A full file system leaves one.
     Status status = CheckpointOnce(false);
     if (!status.ok() && status.code() != Code::kNoSpace) return status;

@@ -130,8 +130,8 @@ bool Plausible(const DiskSuperblock& disk, uint32_t copy) {
 // A pool with something this version does not know is not opened: what it does not know, it would
 // misread or leave out.
 Status CheckFeatures(const File& meta, const Superblock& superblock, Access access) {
-  const uint64_t unknown =
-      superblock.incompat_features | (access == Access::kWrite ? superblock.ro_compat_features : 0);
+  const uint64_t unknown = (superblock.incompat_features & ~kKnownIncompatFeatures) |
+                           (access == Access::kWrite ? superblock.ro_compat_features : 0);
   if (unknown == 0) return Status::Ok();
   char bits[20];
   std::snprintf(bits, sizeof bits, "0x%llx", static_cast<unsigned long long>(unknown));

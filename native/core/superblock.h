@@ -23,6 +23,11 @@ inline constexpr uint64_t kSuperblockCopies = 4;
 inline constexpr uint64_t kSuperblockOffsets[kSuperblockCopies] = {0, 4096, (1 << 20) - 8192,
                                                                    (1 << 20) - 4096};
 
+// Incompatible features: there is a mirror of the metadata, and a witness that says which copy
+// counts (mirror.h).
+inline constexpr uint64_t kFeatureMirror = 1;
+inline constexpr uint64_t kKnownIncompatFeatures = kFeatureMirror;
+
 struct CheckpointRef {
   uint64_t manifest_page = 0;
   uint64_t manifest_bytes = 0;  // 0: none (a new pool)
@@ -45,7 +50,7 @@ struct Superblock {
   // The LSN to which the previous checkpoint and the journal lead, at least. Below current.lsn only
   // while the commit waits for that checkpoint's journal room: nobody was told of what is between.
   uint64_t reach_lsn = 0;
-  // What a reader must know to read the pool (incompat) or to write to it (ro_compat). None so far.
+  // What a reader must know to read the pool (incompat) or to write to it (ro_compat).
   uint64_t incompat_features = 0;
   uint64_t ro_compat_features = 0;
 };

@@ -18,6 +18,8 @@ constexpr uint64_t kPoolTracks = 40;
 // A run is some thousand steps; who takes this many waits for something that never comes.
 constexpr uint64_t kStepLimit = 200'000;
 constexpr int kCheckpointPatience = 400;
+constexpr const char* kMirrorDir = "otherpool";
+constexpr const char* kMirror = "otherpool/meta";
 
 bool CanRunOutOfSpace(IoKind kind) {
   return kind == IoKind::kWrite || kind == IoKind::kAllocate || kind == IoKind::kOpen ||
@@ -38,13 +40,19 @@ FaultRun::FaultRun(const FaultPlan& plan) : plan_(plan), exists_(kVolumes, false
                           std::vector<uint64_t>{0, 1, 2});
 }
 
-StoreOptions FaultRun::Options() {
+StoreOptions FaultRun::Options() const {
   StoreOptions options;
   options.dir = "pool";
   options.capacity_bytes = kPoolTracks * kTrackBytes;
   options.journal_blocks = 24;
   options.kill_ring_bytes = 16384;
+  if (plan_.mirror) options.meta_mirror = kMirror;
   return options;
+}
+
+bool FaultRun::OnlyOneCopy() const {
+  return protected_ && plan_.fault == Fault::kEio && plan_.reach != FaultPlan::Reach::kMachine &&
+         (hit_path_ == "pool/meta" || hit_path_ == kMirror);
 }
 
 void FaultRun::Fail(const std::string& what) {
@@ -56,11 +64,14 @@ Fault FaultRun::Decide(const IoCall& call) {
   if (plan_.fault == Fault::kNoSpace && !CanRunOutOfSpace(call.kind)) return Fault::kNone;
   if (call.index == plan_.index) {
     hit_ = std::string(NameOf(call.kind)) + " of " + call.path;
-    hit_path_ = call.path;
+    // Before there were two copies it met the only one.
+    if (protected_ || !plan_.mirror) hit_path_ = call.path;
+    copy_dropped_ = store_ != nullptr && OnlyOneCopy() && call.kind != IoKind::kRead;
     return plan_.fault;
   }
   if (hit_.empty() || plan_.reach == FaultPlan::Reach::kOnce) return Fault::kNone;
-  if (plan_.reach == FaultPlan::Reach::kFile && call.path != hit_path_) return Fault::kNone;
+  if (plan_.reach == FaultPlan::Reach::kFile && !hit_.ends_with(" of " + call.path))
+    return Fault::kNone;
   return plan_.fault;
 }
 
@@ -68,6 +79,10 @@ std::string FaultRun::Run() {
   fibers_ = std::make_unique<Fibers>(rng_);
   io_ = std::make_unique<SimIo>(rng_, fibers_.get());
   io_->set_orderly();
+  if (plan_.mirror) {
+    (void)io_->MakeDir(kMirrorDir);
+    (void)io_->SyncDir(".");
+  }
   io_->set_hook([this](const IoCall& call) { return Decide(call); });
   fibers_->Spawn("workload", [this] { Body(); });
   uint64_t steps = 0;
@@ -103,6 +118,7 @@ bool FaultRun::Open() {
     return false;
   }
   store_ = std::move(opened.value());
+  protected_ = plan_.mirror && store_->Info().mirror_problem.empty();
   slot_ = store_->AcquireSlot();
   Hook();
   handles_.assign(kVolumes, Volume());
@@ -266,6 +282,8 @@ bool FaultRun::Ok(const Status& status, const char* what) {
 void FaultRun::CheckText(const Status& status, const char* what) {
   const std::string text = status.message();
   const Code code = status.code();
+  if (OnlyOneCopy())
+    return Fail(std::string(what) + " failed with one of two copies of the metadata: " + text);
   if (code != Code::kIo && code != Code::kNoSpace && code != Code::kPoisoned)
     // Of operations on what an earlier refusal kept from coming into being.
     if (code != Code::kNotFound && code != Code::kBusy && code != Code::kExists)
@@ -339,12 +357,21 @@ void FaultRun::Checkpoint() {
   if (plan_.fault != Fault::kNoSpace) Fail("the checkpoint does not come");
 }
 
+// A copy that failed is told, and its failure stays.
+void FaultRun::CheckDegraded() {
+  if (copy_dropped_ && store_->Info().mirror_problem.empty())
+    Fail("a copy of the metadata failed, and nothing says so");
+  copy_dropped_ = false;
+}
+
 void FaultRun::Close() {
+  CheckDegraded();
   handles_.clear();
   store_->ReleaseSlot(slot_);
   slot_ = nullptr;
   durable_all_ = Ok(store_->Close(), "close");
   store_.reset();
+  copy_dropped_ = false;  // the next open heals it
   if (!durable_all_) return;
   for (SimVolume& volume : volumes_)
     volume.ForEach([&](Location& place) { place.power_floor = place.acked; });
@@ -419,6 +446,8 @@ void FaultRun::Reopened(SimIo& machine) {
   Result<std::unique_ptr<Store>> opened = Store::Open(machine, Options());
   if (!opened.ok()) return Fail("reopen: " + opened.status().message());
   std::unique_ptr<Store> store = std::move(opened.value());
+  if (const std::string problem = store->Info().mirror_problem; !problem.empty())
+    return Fail("reopen: not healed: " + problem);
   OpSlot* slot = store->AcquireSlot();
   std::vector<Value> shown;
   for (size_t i = 0; i < kVolumes; ++i) {

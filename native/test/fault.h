@@ -24,6 +24,7 @@ struct FaultPlan {
   uint64_t index = UINT64_MAX;
   Fault fault = Fault::kNone;
   Reach reach = Reach::kOnce;
+  bool mirror = false;  // the metadata has a second copy: the failure of one is nobody's failure
 };
 
 class FaultRun {
@@ -71,7 +72,10 @@ class FaultRun {
   void CheckReopen();
   void Reopened(SimIo& machine);
   void Fail(const std::string& what);
-  static StoreOptions Options();
+  StoreOptions Options() const;
+  // The fault met one of two copies of the metadata and nothing else.
+  bool OnlyOneCopy() const;
+  void CheckDegraded();
 
   const FaultPlan plan_;
   SimIo::Rng rng_{1};
@@ -85,6 +89,8 @@ class FaultRun {
   std::vector<Volume> handles_;
   Value next_value_ = 1;
   std::string hit_, hit_path_;
+  bool protected_ = false;  // there are two copies of the metadata
+  bool copy_dropped_ = false;
   bool done_ = false;       // the workload has ended, or cannot go on
   bool poisoned_ = false;   // an answer said so
   bool data_lost_ = false;  // the data flush failed: what was not flushed is gone also after a kill

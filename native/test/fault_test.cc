@@ -3,6 +3,7 @@
 //   fault_test                 EIO and ENOSPC, once, for one file and for the machine
 //   fault_test --every N       the same for every Nth call
 //   fault_test INDEX KIND REACH   one run: KIND eio or nospace, REACH once, file or machine
+//   --mirror in front of these: the metadata has a second copy
 //
 // Exit 1 when something is wrong.
 #include "test/fault.h"
@@ -44,7 +45,8 @@ struct Totals {
 
 // True when it went well.
 bool RunOne(const FaultPlan& plan, const char* kind, const char* reach, Totals* totals) {
-  std::snprintf(g_current, sizeof g_current, "fault: aborted in: fault_test %llu %s %s\n",
+  const char* const mirror = plan.mirror ? "--mirror " : "";
+  std::snprintf(g_current, sizeof g_current, "fault: aborted in: fault_test %s%llu %s %s\n", mirror,
                 static_cast<unsigned long long>(plan.index), kind, reach);
   FaultRun run(plan);
   const std::string problem = run.Run();
@@ -53,9 +55,9 @@ bool RunOne(const FaultPlan& plan, const char* kind, const char* reach, Totals* 
   totals->states += run.states();
   totals->stopped += run.poisoned();
   if (problem.empty()) return true;
-  std::printf("fault: %s at call %llu (%s), %s: %s\nrepeat it: fault_test %llu %s %s\n", kind,
+  std::printf("fault: %s at call %llu (%s), %s: %s\nrepeat it: fault_test %s%llu %s %s\n", kind,
               static_cast<unsigned long long>(plan.index), run.hit().c_str(), reach,
-              problem.c_str(), static_cast<unsigned long long>(plan.index), kind, reach);
+              problem.c_str(), mirror, static_cast<unsigned long long>(plan.index), kind, reach);
   return false;
 }
 
@@ -65,7 +67,13 @@ int main(int argc, char** argv) {
   ::mallopt(M_MMAP_THRESHOLD, 1 << 20);  // as in simulation_test.cc
   std::signal(SIGABRT, OnAbort);
   const auto begin = std::chrono::steady_clock::now();
-  FaultRun whole({});
+  FaultPlan plan;
+  if (argc > 1 && std::string(argv[1]) == "--mirror") {
+    plan.mirror = true;
+    --argc;
+    ++argv;
+  }
+  FaultRun whole(plan);
   if (const std::string problem = whole.Run(); !problem.empty()) {
     std::printf("fault: without a fault: %s\n", problem.c_str());
     return 1;
@@ -79,7 +87,7 @@ int main(int argc, char** argv) {
       for (const auto& [reach, far] : kReaches)
         if (argc != 4 || (std::strtoull(argv[1], nullptr, 0) == index &&
                           std::string(argv[2]) == kind && std::string(argv[3]) == far))
-          good = RunOne({index, fault, reach}, kind, far, &totals) && good;
+          good = RunOne({index, fault, reach, plan.mirror}, kind, far, &totals) && good;
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   std::printf(
       "fault: %llu calls, %llu runs with a fault, %llu stopped the pool, %llu crash states, "

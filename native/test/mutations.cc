@@ -15,7 +15,7 @@
 namespace flashlun {
 namespace {
 
-enum class Watch { kSimulation, kFaults };
+enum class Watch { kSimulation, kMirror, kFaults, kMirrorFaults };
 
 struct Rule {
   Mutation off;
@@ -59,21 +59,25 @@ constexpr Rule kRules[] = {
     {kKeepRingAfterLoss, Watch::kFaults, "records believed after a failed data flush (T12)"},
     {kKeepCacheAfterLoss, Watch::kFaults, "page cache believed after a failed flush (T12)"},
     {kRetrySync, Watch::kFaults, "fdatasync tried again after it failed (T12)"},
+    {kDropUnwitnessed, Watch::kMirrorFaults, "copy of the metadata dropped without a record (T26)"},
+    {kStaleCopyUsed, Watch::kMirrorFaults, "copy that is out of date used again (T26)"},
+    {kNoHeal, Watch::kMirror, "session with two different copies (T26)"},
 };
 
 // A run of a mutated engine that takes longer than this hangs, which is a way to be noticed.
 constexpr unsigned kHangSeconds = 120;
 
-std::string NoticedByFaults(uint64_t* used) {
-  const uint64_t calls = [] {
-    FaultRun whole({});
+std::string NoticedByFaults(bool mirror, uint64_t* used) {
+  const uint64_t calls = [mirror] {
+    FaultRun whole({.mirror = mirror});
     (void)whole.Run();
     return whole.calls();
   }();
   for (uint64_t index = 0; index < calls; ++index) {
-    for (const auto reach : {FaultPlan::Reach::kOnce, FaultPlan::Reach::kMachine}) {
+    for (const auto reach :
+         {FaultPlan::Reach::kOnce, mirror ? FaultPlan::Reach::kFile : FaultPlan::Reach::kMachine}) {
       ++*used;
-      const std::string problem = FaultRun({index, Fault::kEio, reach}).Run();
+      const std::string problem = FaultRun({index, Fault::kEio, reach, mirror}).Run();
       if (!problem.empty()) return problem;
     }
   }
@@ -81,9 +85,11 @@ std::string NoticedByFaults(uint64_t* used) {
 }
 
 std::string Noticed(const Rule& rule, uint64_t first_seed, uint64_t most_seeds, uint64_t* used) {
-  if (rule.watch == Watch::kFaults) return NoticedByFaults(used);
+  if (rule.watch == Watch::kFaults || rule.watch == Watch::kMirrorFaults)
+    return NoticedByFaults(rule.watch == Watch::kMirrorFaults, used);
   std::string problem;
-  while (problem.empty() && *used < most_seeds) problem = Simulation(first_seed + (*used)++).Run();
+  while (problem.empty() && *used < most_seeds)
+    problem = Simulation(first_seed + (*used)++, rule.watch == Watch::kMirror).Run();
   return problem;
 }
 

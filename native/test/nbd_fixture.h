@@ -186,8 +186,6 @@ class Client {
     return chunk;
   }
 
-  int fd() const { return fd_; }
-
  private:
   ssize_t SendSome(const uint8_t* from, size_t count) {
     return stream_ ? stream_->Send(from, count) : ::send(fd_, from, count, MSG_NOSIGNAL);

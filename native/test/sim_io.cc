@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/areas.h"
 #include "core/check.h"
 #include "core/task_queue.h"
 
 namespace flashlun {
 namespace {
+
+constexpr uint64_t kFirstTrackBlock = Areas::kTracksOffset / kSimBlock;
 
 uint64_t BlocksOf(uint64_t bytes) { return (bytes + kSimBlock - 1) / kSimBlock; }
 
@@ -272,7 +275,7 @@ void SimIo::CutFile(const FileState& from, const PowerCut& cut, Rng& rng, FileSt
   for (const Pending& write : from.pending) {
     if (Keeps(cut, write.number, rng))
       to->durable.Set(write.block, write.content);
-    else if (cut.damage && !from.torn_at_4k && rng() % 2 == 0)
+    else if (cut.damage && !(from.torn_at_4k && write.block >= kFirstTrackBlock) && rng() % 2 == 0)
       to->durable.Set(write.block, Damaged(to->durable.Get(write.block), write.content, rng));
   }
   to->cache = to->durable;
@@ -359,6 +362,11 @@ void SimIo::FlipBit(const std::string& path, uint64_t offset) {
     (*next)[offset % kSimBlock] ^= 1;
     image->Set(offset / kSimBlock, std::move(next));
   }
+}
+
+void SimIo::Remove(const std::string& path) {
+  std::erase_if(pending_names_, [&](const NameChange& change) { return change.path == path; });
+  for (Names* names : {&names_, &durable_names_}) names->files.erase(path);
 }
 
 void SimIo::Names::Apply(const NameChange& change) {

@@ -11,8 +11,8 @@
 //   Crash(kPowerLoss)   the disk: every write since the last sync applied, dropped, torn or turned
 //                  into garbage; another boot id; the shared memory file with whatever was there
 //
-// Blocks of the tracks file are torn at 4 KiB (what a host disk promises for data), all other files
-// at 512 bytes.
+// Blocks of tracks are torn at 4 KiB (what a host disk promises for data), everything else, also
+// what is in front of them in their file, at 512 bytes.
 //
 // Every call has an index. A hook sees each call before it happens and may make it fail.
 #pragma once
@@ -91,6 +91,8 @@ class SimIo final : public Io {
   uint64_t calls() const { return calls_; }
   // Flips one random bit of a file's durable and cached content at `offset`.
   void FlipBit(const std::string& path, uint64_t offset);
+  // The file is gone, durably.
+  void Remove(const std::string& path);
 
   Status MakeDir(const std::string& path) override;
   bool Exists(const std::string& path) override;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/mirror.h"
 #include "core/mutation.h"
 #include "core/pages.h"
 #include "core/superblock.h"
@@ -16,6 +17,7 @@ namespace {
 constexpr uint64_t kPoolTracks[] = {72, 72, 72, 40, 28};
 constexpr uint64_t kJournalBlocks = 24;
 constexpr uint64_t kRingBytes = 16384;
+constexpr const char* kMirror = "mirror";
 // One crash state in this many steps.
 constexpr uint64_t kStepsPerCrash = 12;
 // A death after which the run goes on, about once in this many steps.
@@ -28,14 +30,15 @@ const char* const kDidNames[] = {
     "establishes",     "groups",           "resyncs",         "resync groups",
     "reverses",        "withdraws",        "resizes",         "copy batches",
     "checkpoints",     "scrubs",           "deletes",         "no space",
-    "disk faults",     "refused: stopped", "deaths"};
+    "disk faults",     "refused: stopped", "deaths",          "copies destroyed"};
 static_assert(std::size(kDidNames) == static_cast<size_t>(Did::kCount));
 
 }  // namespace
 
 const char* NameOf(Did did) { return kDidNames[static_cast<size_t>(did)]; }
 
-Simulation::Simulation(uint64_t seed) : rng_(seed), direct_(seed % 4 == 3) {
+Simulation::Simulation(uint64_t seed, bool mirrored)
+    : rng_(seed), direct_(seed % 4 == 3), mirrored_(mirrored) {
   // Track 513 of the first volume comes into being when it is resized.
   volumes_.emplace_back(uint16_t{0x1000}, 513, std::vector<uint64_t>{0, 511, 512, 513});
   for (uint16_t id = 0x1001; id <= 0x1003; ++id)
@@ -54,6 +57,7 @@ StoreOptions Simulation::Options() const {
   options.kill_ring_bytes = kRingBytes;
   options.direct = direct_;
   options.write_out_bytes = 32768;
+  if (mirrored_) options.meta_mirror = kMirror;
   return options;
 }
 
@@ -234,7 +238,8 @@ std::string Simulation::CheckCrash() {
   std::unique_ptr<SimIo> after = io_->Crash(kind, rng_, nullptr);
   // Sometimes the recovery itself dies, by either death, and a second one follows.
   bool lost_power = power_loss || lost;
-  if (rng_() % 8 == 0) {
+  const bool dies = rng_() % (mirrored_ ? 3 : 8) == 0;
+  if (dies) {
     after->DieAfter(rng_() % 12);
     try {
       (void)Store::Open(*after, Options());
@@ -252,6 +257,8 @@ std::string Simulation::CheckCrash() {
     DamageCheckpoint(*after);
     how += ", checkpoint damaged";
   }
+  // What died while it made the copies equal must not have spoilt the one that was whole.
+  if (mirrored_ && rng_() % (dies ? 2 : 4) == 0) how += DestroyCopy(*after);
   std::string problem = VerifyAfterCrash(*after, lost_power, false);
   if (problem.empty() && rng_() % 4 == 0) {
     // A second death right after the recovery, and then the checkpoint is damaged too, or not.
@@ -262,6 +269,7 @@ std::string Simulation::CheckCrash() {
       DamageCheckpoint(*after);
       how += ", checkpoint damaged";
     }
+    if (mirrored_ && rng_() % 2 == 0) how += DestroyCopy(*after);
     ++crash_states_;
     problem = VerifyAfterCrash(*after, lost_power || again, false);
   }
@@ -269,18 +277,72 @@ std::string Simulation::CheckCrash() {
 }
 
 // The current checkpoint does not verify: the one before it and a longer replay give the same state
-// (trap T11).
+// (trap T11). In every copy of the metadata: each has its own.
 void Simulation::DamageCheckpoint(SimIo& machine) {
-  Result<std::unique_ptr<File>> meta = machine.OpenFile("pool/meta", {});
-  if (!meta.ok()) return;
-  Result<Superblock> superblock = ReadSuperblock(*meta.value());
-  if (!superblock.ok()) return;
-  const CheckpointRef& current = superblock.value().current;
-  if (current.manifest_bytes == 0) return;
-  // Its manifest is never a page of the checkpoint before as well.
-  const uint64_t begin =
-      PagesOffset(superblock.value().journal_blocks) + current.manifest_page * kPageBytes;
-  machine.FlipBit("pool/meta", begin + rng_() % current.manifest_bytes);
+  for (const char* path : {"pool/meta", kMirror}) {
+    if (!machine.Exists(path)) continue;
+    std::unique_ptr<File> meta = std::move(machine.OpenFile(path, {}).value());
+    Result<Superblock> superblock = ReadSuperblock(*meta);
+    if (!superblock.ok()) continue;
+    const CheckpointRef& current = superblock.value().current;
+    if (current.manifest_bytes == 0) continue;
+    // Its manifest is never a page of the checkpoint before as well.
+    const uint64_t begin =
+        PagesOffset(superblock.value().journal_blocks) + current.manifest_page * kPageBytes;
+    machine.FlipBit(path, begin + rng_() % current.manifest_bytes);
+  }
+}
+
+// One of the two copies of the metadata is lost, in whole or in part; says how. Of those that
+// count: the other one holds everything.
+std::string Simulation::DestroyCopy(SimIo& machine) {
+  Result<std::unique_ptr<File>> tracks = machine.OpenFile("pool/tracks", {});
+  if (!tracks.ok()) return {};
+  const Witness witness = ReadWitness(*tracks.value()).value();
+  const size_t copy =
+      witness.counts == Counts::kBoth ? rng_() % 2 : witness.counts == Counts::kOnlyPrimary;
+  const std::string path = copy == 0 ? "pool/meta" : kMirror;
+  if (!witness.attached() || !machine.Exists(path)) return {};
+  const uint64_t pages = PagesOffset(kJournalBlocks);
+  const uint64_t kind = rng_() % 7;
+  const char* const kKinds[] = {
+      "superblocks", "a journal block", "a page", "identity", "bits all over", "end", "whole file"};
+  switch (kind) {
+    case 0:
+      for (const uint64_t at : kSuperblockOffsets) machine.FlipBit(path, at + rng_() % 248);
+      break;
+    case 1:
+      machine.FlipBit(path, kJournalOffset + rng_() % (kJournalBlocks * kBlockBytes));
+      break;
+    case 2:
+      machine.FlipBit(path, pages + rng_() % (24 * kPageBytes));
+      break;
+    case 3:
+      machine.FlipBit(path, kIdentityOffset + rng_() % 56);
+      break;
+    case 4:
+      for (int i = 0; i < 64; ++i)
+        machine.FlipBit(path, kJournalOffset + rng_() % (pages + 16 * kPageBytes - kJournalOffset));
+      break;
+    case 5:
+      (void)machine.OpenFile(path, {}).value()->Truncate(kJournalOffset +
+                                                         rng_() % (64 * kPageBytes));
+      break;
+    default:
+      machine.Remove(path);
+      break;
+  }
+  Count(Did::kCopyDestroyed);
+  return ", then " + path + " lost its " + kKinds[kind];
+}
+
+// After every open there are two copies, and they are equal.
+std::string Simulation::CheckMirror(SimIo& machine, const StoreInfo& info) {
+  if (!info.mirror_problem.empty()) return "not healed: " + info.mirror_problem;
+  if (rng_() % 16 != 0) return {};
+  const std::unique_ptr<File> primary = std::move(machine.OpenFile("pool/meta", {}).value());
+  const std::unique_ptr<File> mirror = std::move(machine.OpenFile(kMirror, {}).value());
+  return SameContent(*primary, *mirror).value() ? "" : "the copies of the metadata differ";
 }
 
 std::string Simulation::VerifyAfterCrash(SimIo& io, bool power_loss, bool closed) {
@@ -291,7 +353,7 @@ std::string Simulation::VerifyAfterCrash(SimIo& io, bool power_loss, bool closed
   if (closed && !faulty_ && store.Info().recovered_records != 0)
     return "records were replayed after an orderly close";
   OpSlot* slot = store.AcquireSlot();
-  std::string problem;
+  std::string problem = mirrored_ ? CheckMirror(io, store.Info()) : "";
   // After an orderly close nothing is lost, whatever happens to the machine.
   for (SimVolume& volume : volumes_)
     if (problem.empty()) problem = VerifyVolume({store, *slot, power_loss && !closed}, volume);

@@ -44,6 +44,7 @@ enum class Did {
   kFault,
   kStopped,
   kDeath,
+  kCopyDestroyed,
   kCount
 };
 const char* NameOf(Did did);
@@ -51,7 +52,9 @@ using DidCounts = std::array<uint64_t, static_cast<size_t>(Did::kCount)>;
 
 class Simulation {
  public:
-  explicit Simulation(uint64_t seed);
+  // Half of the seeds have a mirror of the metadata.
+  explicit Simulation(uint64_t seed) : Simulation(seed, seed / 4 % 2 == 1) {}
+  Simulation(uint64_t seed, bool mirrored);
   ~Simulation();
 
   // Empty, or the first violation.
@@ -126,6 +129,8 @@ class Simulation {
   std::string VerifyAfterCrash(SimIo& io, bool power_loss, bool closed);
   std::string VerifyGroups(Store& store, OpSlot& slot);
   void DamageCheckpoint(SimIo& machine);
+  std::string DestroyCopy(SimIo& machine);
+  std::string CheckMirror(SimIo& machine, const StoreInfo& info);
   bool DataLost();
 
   void Fail(const std::string& message);
@@ -139,7 +144,8 @@ class Simulation {
   bool Idle() const { return hosts_running_ == 0; }
 
   Rng rng_;
-  const bool direct_;  // cache mode none
+  const bool direct_;    // cache mode none
+  const bool mirrored_;  // the metadata has a second copy
   std::unique_ptr<Fibers> fibers_;
   std::unique_ptr<SimIo> io_;
   std::unique_ptr<Store> store_;

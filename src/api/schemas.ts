@@ -132,6 +132,14 @@ export const PoolBody = Type.Object({
   allocatedBytes: Type.Integer({ description: 'space the file has on its file system' }),
   level: oneOf('ok', 'warning', 'critical'),
   problem: Type.Optional(Type.String({ description: 'why the level is not ok' })),
+  metadataMirror: Type.Object(
+    {
+      state: oneOf('none', 'in sync', 'degraded'),
+      path: Type.Optional(Type.String()),
+      problem: Type.Optional(Type.String({ description: 'which copy does not count, and why' })),
+    },
+    { description: 'second copy of the metadata, which is that of all pools' },
+  ),
 });
 
 export const PoolsBody = Type.Object({ pools: Type.Array(PoolBody) });

@@ -17,6 +17,15 @@ import type { ChangeQueue } from './change-queue.js';
 
 export type PoolLevel = 'ok' | 'warning' | 'critical';
 
+/** The second copy of the metadata, which is that of all pools. */
+export interface MetadataMirror {
+  readonly state: 'none' | 'in sync' | 'degraded';
+  /** The file. */
+  readonly path?: string;
+  /** Why it is degraded: which copy does not count. */
+  readonly problem?: string;
+}
+
 /** A pool as the API shows it. */
 export interface PoolView {
   readonly name: string;
@@ -34,6 +43,7 @@ export interface PoolView {
   readonly level: PoolLevel;
   /** Why the level is not ok. */
   readonly problem?: string;
+  readonly metadataMirror: MetadataMirror;
 }
 
 export interface NewPool {
@@ -43,7 +53,7 @@ export interface NewPool {
   readonly sizeBytes?: number | undefined;
 }
 
-type PoolsEngine = Pick<Engine, 'pools' | 'createPool' | 'growPool'>;
+type PoolsEngine = Pick<Engine, 'pools' | 'createPool' | 'growPool' | 'info'>;
 
 /** Free and total bytes of the file system that holds a file. */
 export type FreeSpace = (file: string) => Promise<{ free: number; total: number }>;
@@ -82,6 +92,7 @@ export class Pools {
   readonly #fill = new Map<string, PoolLevel>();
   readonly #host = new Map<string, PoolLevel>();
   readonly #findings = new Map<string, Finding>();
+  #mirrorProblem = '';
 
   constructor({ engine, changes, log, freeSpace = freeSpaceOf }: PoolsOptions) {
     this.#engine = engine;
@@ -148,6 +159,7 @@ export class Pools {
 
   /** One look at every pool; a change of level is logged once. */
   async check(): Promise<void> {
+    this.#checkMirror();
     for (const state of this.#engine.pools()) {
       const before = this.#findings.get(state.name)?.level ?? 'ok';
       const found = await this.#examine(state);
@@ -157,6 +169,15 @@ export class Pools {
       if (SEVERITY[found.level] > SEVERITY[before]) this.#log.warn(facts, found.problem ?? '');
       else this.#log.info(facts, `pool ${state.name} has space again`);
     }
+  }
+
+  /** A copy that fails stays out until the next start. */
+  #checkMirror(): void {
+    const { state, path: mirror, problem = '' } = mirrorOf(this.#engine);
+    if (problem !== '' && problem !== this.#mirrorProblem) {
+      this.#log.warn({ mirror, state }, `metadata has one copy only: ${problem}`);
+    }
+    this.#mirrorProblem = problem;
   }
 
   async #examine(state: PoolState): Promise<Finding> {
@@ -207,8 +228,16 @@ export class Pools {
       allocatedBytes: state.readyTracks * TRACK_BYTES,
       level: finding?.level ?? 'ok',
       ...(finding?.problem === undefined ? {} : { problem: finding.problem }),
+      metadataMirror: mirrorOf(this.#engine),
     };
   }
+}
+
+function mirrorOf(engine: Pick<Engine, 'info'>): MetadataMirror {
+  const { mirrorPath, mirrorProblem } = engine.info();
+  if (mirrorPath === '') return { state: 'none' };
+  if (mirrorProblem === '') return { state: 'in sync', path: mirrorPath };
+  return { state: 'degraded', path: mirrorPath, problem: mirrorProblem };
 }
 
 /** The pool of this name; without one, the first. @throws FlashlunError NOT_FOUND */

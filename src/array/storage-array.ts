@@ -30,12 +30,12 @@ import {
 } from './export-catalog.js';
 import { checkThickFits, findPool } from './pools.js';
 import { checkBlockSize, checkSize } from './sizes.js';
-import { countersOf } from './volume-counters.js';
+import { countersOf, type VolumeCounters } from './volume-counters.js';
 import { VolumeIndex } from './volume-index.js';
 import { describeRelationship } from './words.js';
 
 /** A volume as the API shows it. Counters are since the server started. */
-export interface VolumeView {
+export interface VolumeView extends VolumeCounters {
   readonly id: string;
   readonly lss: string;
   readonly serial: string;
@@ -51,15 +51,6 @@ export interface VolumeView {
   /** NBD connections. */
   readonly attached: number;
   readonly createdAt: string;
-  readonly readOps: number;
-  readonly readBytes: number;
-  readonly writeOps: number;
-  readonly writeBytes: number;
-  readonly flushOps: number;
-  readonly trimOps: number;
-  readonly zeroOps: number;
-  readonly errorOps: number;
-  readonly redirectedTracks: number;
 }
 
 export interface LssView {

@@ -46,6 +46,8 @@ export const LIMITS = {
   nbdPeerTimeoutSeconds: 120,
   /** Bytes of a unix socket's path, without the NUL (sun_path of Linux). */
   unixPathBytes: 107,
+  /** Bytes of a path that the pool remembers, without the NUL (native/core/limits.h). */
+  poolPathBytes: 511,
   /** How long close() waits for native connections to end before it reports that one is stuck. */
   nbdCloseMs: 10_000,
   /** How long a connect to an existing unix socket may take before its owner counts as alive. */

@@ -204,8 +204,8 @@ class NativeEngine implements Engine {
  */
 export async function openEngine(options: EngineOptions): Promise<Engine> {
   const native = addon();
-  const { dir, capacityBytes = 0, direct = false, io = 'auto' } = options;
-  return new NativeEngine(native, await native.open(dir, capacityBytes, direct, io));
+  const { dir, capacityBytes = 0, direct = false, io = 'auto', metaMirror = '' } = options;
+  return new NativeEngine(native, await native.open(dir, capacityBytes, direct, io, metaMirror));
 }
 
 /**

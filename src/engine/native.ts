@@ -48,8 +48,14 @@ export type NativeOnClosed = (
 ) => void;
 
 export interface NativeAddon {
-  /** `capacityBytes` 0: the engine's default. */
-  open(dir: string, capacityBytes: number, direct: boolean, io: IoBackend): Promise<PoolHandle>;
+  /** `capacityBytes` 0: the engine's default. `metaMirror` '': as the pool remembers. */
+  open(
+    dir: string,
+    capacityBytes: number,
+    direct: boolean,
+    io: IoBackend,
+    metaMirror: string,
+  ): Promise<PoolHandle>;
   opened(dir: string): PoolHandle;
   close(handle: PoolHandle): Promise<void>;
   checkPool(dir: string): Promise<PoolReport>;

@@ -49,6 +49,8 @@ export interface EngineOptions {
   readonly direct?: boolean;
   /** Of asynchronous I/O. Default `auto`: io_uring where the system allows it, else threads. */
   readonly io?: IoBackend;
+  /** Second file for the metadata, absolute; `none`: no longer. Default: as the pool remembers. */
+  readonly metaMirror?: string;
 }
 
 export type IoBackend = 'auto' | 'threads' | 'uring';
@@ -199,6 +201,14 @@ export interface EngineInfo {
   readonly ioBackend: string;
   /** Empty, or why `auto` did not take io_uring. */
   readonly ioNote: string;
+  /** This open made the pool. */
+  readonly created: boolean;
+  /** Of the metadata; empty: it has none. */
+  readonly mirrorPath: string;
+  /** Empty, or why one of the two copies of the metadata does not count. */
+  readonly mirrorProblem: string;
+  /** Empty, or which copy of the metadata this open made equal to the other, and why. */
+  readonly healedCopy: string;
 }
 
 /**
@@ -226,6 +236,8 @@ export interface PoolReport {
   readonly found: Readonly<Record<Severity, number>>;
   /** Empty when no superblock copy is valid; the rest is then 0. */
   readonly poolUuid: string;
+  /** Of the metadata; empty: it has none. */
+  readonly mirrorPath: string;
   readonly closedInOrder: boolean;
   readonly generation: number;
   /** Of four: valid and of this generation. */

@@ -172,6 +172,12 @@ const POOL_FAMILIES: readonly Family[] = [
   single('gauge', 'pool_stopped', '1 when the pool stopped after damage or a write error', (s) => {
     return Number(s.info.poisoned !== '');
   }),
+  single(
+    'gauge',
+    'metadata_mirror_state',
+    'Second copy of the metadata: 0 none, 1 in sync, 2 degraded',
+    ({ info }) => (info.mirrorPath === '' ? 0 : info.mirrorProblem === '' ? 1 : 2),
+  ),
 ];
 
 function volumeFamilies(): Family[] {

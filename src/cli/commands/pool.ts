@@ -79,8 +79,8 @@ function sizeOf(size: string | undefined): { sizeBytes?: number } {
 function listPools(context: CliContext, command: Command): Promise<void> {
   return withApi(context, command, async (api) => {
     const answer = await api.json<PoolsView>('GET', '/v1/pools');
-    print(context, command, answer, () =>
-      formatTable(
+    print(context, command, answer, () => {
+      const table = formatTable(
         [
           { title: 'NAME', value: (pool) => pool.name },
           { title: 'SIZE', value: (pool) => formatSize(pool.capacityBytes) },
@@ -91,9 +91,18 @@ function listPools(context: CliContext, command: Command): Promise<void> {
           { title: 'PATH', value: (pool) => pool.path },
         ],
         answer.pools,
-      ),
-    );
+      );
+      const mirror = answer.pools[0]?.metadataMirror;
+      if (mirror === undefined || mirror.state === 'none') return table;
+      return `${table}\nmetadata mirror: ${mirrorText(mirror)}\n`;
+    });
   });
+}
+
+/** `none`, or the state with the file: `degraded, /mnt/b/meta: why`. */
+function mirrorText({ state, path: file, problem }: PoolView['metadataMirror']): string {
+  if (file === undefined) return state;
+  return problem === undefined ? `${state}, ${file}` : `${state}, ${file}: ${problem}`;
 }
 
 /** Sends a request whose answer is one pool, and prints it. */
@@ -116,6 +125,7 @@ function showPool(
         ['available to thin volumes', formatSize(pool.availableBytes)],
         ['allocated on disk', formatSize(pool.allocatedBytes)],
         ['level', pool.problem === undefined ? pool.level : `${pool.level}: ${pool.problem}`],
+        ['metadata mirror', mirrorText(pool.metadataMirror)],
       ]),
     );
   });
@@ -155,6 +165,7 @@ function summary(report: CheckedPool): string {
   const { volumes, relationships, usedTracks, capacityTracks, usedBytes } = report;
   return formatFields([
     ['pool', `${report.dir}, ${report.poolUuid}`],
+    ['metadata mirror', report.mirrorPath === '' ? 'none' : report.mirrorPath],
     ['superblock', `generation ${report.generation}, ${report.superblockCopies} of 4 copies`],
     ['closed in order', report.closedInOrder ? 'yes' : 'no: the next start replays'],
     ['checkpoints', `records up to ${report.currentLsn}, before that ${report.previousLsn}`],

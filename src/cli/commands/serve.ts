@@ -24,6 +24,7 @@ export function addServeCommand(program: Command): void {
     .option('--ess-serial <SERIAL>', 'five characters (default: 13698); fixed at the first start')
     .option('--no-demo', 'start empty: no demo volumes in a new data directory')
     .option('--pool-capacity <SIZE>', 'most bytes the pool may use; fixed at the first start')
+    .option('--meta-mirror <PATH>', 'second file for the metadata, on another disk; or none')
     .option('--copy-rate <MB/s>', 'background copies, all together (default: unlimited)')
     .option('--cache <MODE>', 'writeback (default): through the page cache; none: past it')
     .option('--io <BACKEND>', 'auto (default), uring or threads: who waits for the disk')

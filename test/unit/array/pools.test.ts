@@ -15,7 +15,10 @@ test('a pool is made on a new file, holds volumes, and is enlarged', () =>
     expect(pools.list().map(({ name, level }) => [name, level])).toEqual([['default', 'ok']]);
     const path = join(poolDir, '..', 'fast');
     const made = await pools.create({ name: 'fast', path, sizeBytes: 64 * MIB });
-    expect(made).toMatchObject({ name: 'fast', path, capacityBytes: 64 * MIB, usedBytes: 0 });
+    expect(made).toMatchObject({
+      ...{ name: 'fast', path, capacityBytes: 64 * MIB, usedBytes: 0 },
+      metadataMirror: { state: 'none' },
+    });
     const thick = await array.create({ lss: '12', sizeBytes: MIB, pool: 'fast', thick: true });
     expect(thick).toMatchObject({ pool: 'fast', thick: true });
     expect(await array.create({ lss: '12', sizeBytes: MIB })).toMatchObject({
@@ -80,6 +83,7 @@ test('pools and file systems that fill up are told of, once, and when they have 
     const [empty] = engine.pools();
     let state: PoolState = { ...empty!, capacityTracks: 1000, readyTracks: 500 };
     let free = 50;
+    let mirror = {};
     const told: string[] = [];
     const tell = (level: string) => (_facts: unknown, message: string) => {
       told.push(`${level}: ${message}`);
@@ -89,7 +93,7 @@ test('pools and file systems that fill up are told of, once, and when they have 
       info: tell('info'),
     });
     const pools = new Pools({
-      engine: { ...engine, pools: () => [state] },
+      engine: { ...engine, pools: () => [state], info: () => ({ ...engine.info(), ...mirror }) },
       changes,
       log,
       freeSpace: () => Promise.resolve({ free, total: 100 }),
@@ -123,4 +127,15 @@ test('pools and file systems that fill up are told of, once, and when they have 
       'critical',
       'warn: pool default cannot grow: no space',
     ]);
+    mirror = { mirrorPath: '/b/meta', mirrorProblem: 'the mirror copy failed' };
+    expect(await look({})).toEqual([
+      'critical',
+      'warn: metadata has one copy only: the mirror copy failed',
+    ]);
+    expect(await look({})).toEqual(['critical']);
+    expect(pools.get('default').metadataMirror).toEqual({
+      state: 'degraded',
+      path: '/b/meta',
+      problem: 'the mirror copy failed',
+    });
   }));

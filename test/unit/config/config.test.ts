@@ -33,6 +33,7 @@ test('defaults', () => {
     copyBytesPerSecond: undefined,
     poolCapacityBytes: undefined,
     nbdTls: undefined,
+    metaMirror: undefined,
     insecureNbd: false,
     insecureHttp: false,
   });
@@ -62,6 +63,7 @@ test('--print-config gives the same configuration again', () => {
       logLevel: 'debug',
       copyRate: '0.5',
       poolCapacity: '2T',
+      metaMirror: '/mnt/b/meta',
       insecureNbd: true,
       nbdHandshakes: 7,
       nbdMemory: '1.5G',
@@ -103,6 +105,12 @@ test.each<[string, ServeOptions, RegExp]>([
   ['a timeout in words', { nbdPeerTimeout: 'never' }, /--nbd-peer-timeout .*from 12 to 86400/],
   ['memory in words', { nbdMemory: 'much' }, /--nbd-memory .*a size up to 1T/],
   ['an empty data directory', { data: '' }, /--data .*empty/],
+  [
+    'a mirror in the pool directory',
+    { data: '/d', metaMirror: '/d/pool/m' },
+    /another disk, or none/,
+  ],
+  ['a mirror of too long a path', { metaMirror: `/${'x'.repeat(511)}` }, /511 bytes/],
   ['a socket path that is too long', { nbdUnix: `/${'x'.repeat(107)}` }, /107 bytes.*shorter/],
 ])('%s is refused', (_what, flags, message) => {
   expect(() => resolveConfig(flags, {})).toThrow(message);

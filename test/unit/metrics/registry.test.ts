@@ -49,6 +49,7 @@ test('volumes, relationships and the pool are shown', () =>
     expect(sample('flashlun_flashcopy_established_total')).toBe(1);
     expect(sample('flashlun_pool_capacity_bytes', '{pool="default"}')).toBe(2 ** 30);
     expect(sample('flashlun_pool_stopped')).toBe(0);
+    expect(sample('flashlun_metadata_mirror_state')).toBe(0);
     // A later scrape sees what happened in between.
     await services.copyServices.withdraw({ source: '1203', target: '1303' });
     const later = parse(await metrics.text());

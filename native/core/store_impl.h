@@ -110,6 +110,7 @@ class StoreImpl {
   struct Growth {
     uint64_t attempts = 0;  // steps that ended, well or not
     uint64_t demand = 0;    // tracks that somebody waits for
+    uint32_t waiting = 0;   // operations in AwaitSpace: nothing is trimmed meanwhile
     std::string error;      // why the last step failed; empty: it did not
     int64_t failed_unix_ms = 0;
   };
@@ -205,7 +206,10 @@ class StoreImpl {
   void EndTicket(const VolumeState& volume, SpaceTicket* ticket);
   Status AwaitSpace(uint32_t area, uint64_t tracks, int reclaims,
                     const std::function<bool()>& take);
+  Status AwaitUnderLock(Monitor::Lock& lock, uint32_t area, uint64_t tracks, int reclaims,
+                        const std::function<bool()>& take);
   Status NoSpace(uint32_t area) const;  // state lock held
+  bool TrimWanted(uint32_t area) const;
   bool GrowthWanted(uint32_t area) const;
   bool GrowthBlocked(const Growth& growth) const;
   bool WaitForGrowth(Monitor::Lock& lock, uint32_t area, uint64_t tracks);

@@ -160,7 +160,12 @@ class StoreImpl {
                       const uint8_t* data, size_t len, SpaceTicket* ticket);
   Status Redirect(VolumeState& volume, uint64_t track, const Map::Found& found, uint16_t touched,
                   uint32_t within, const uint8_t* data, size_t len, SpaceTicket* ticket);
-  Status CarryOver(const Entry& from, uint16_t subs, uint64_t to_track);
+  Status RedirectOnce(VolumeState& volume, uint64_t track, const Map::Found& found,
+                      uint16_t touched, uint32_t within, const uint8_t* data, size_t len,
+                      SpaceTicket* ticket, bool* bad);
+  Status CarryOver(const Entry& from, uint16_t subs, uint64_t to_track, bool* bad);
+  // To a track that nobody knows yet. *bad: the disk does not take it (trap T13).
+  Status WriteFresh(uint64_t track, uint32_t within, const void* data, size_t len, bool* bad);
   Status ZeroPiece(VolumeState& volume, uint64_t track, uint16_t subs);
   Status WriteOne(OpSlot& slot, VolumeState& volume, uint64_t offset, const uint8_t* data,
                   size_t len, SpaceTicket* ticket);
@@ -191,7 +196,8 @@ class StoreImpl {
     return !options_.direct || (within | len) % kSubBytes == 0;
   }
   uint64_t AllocateTrack(const VolumeState& volume, uint64_t track, SpaceTicket* ticket);
-  void FreeReserved(uint64_t track);
+  void FreeReserved(uint64_t track, bool bad);
+  void Quarantine(uint64_t track);
   // Makes `next` the entry and appends its record; `copied`: it is a background copy's. kNotFound:
   // the volume is gone.
   Status Publish(VolumeState& volume, uint64_t track, Entry next, bool copied);
@@ -311,6 +317,8 @@ class StoreImpl {
   void ReportMismatch(const VolumeState& volume, uint64_t track, uint64_t physical, Scrub& scrub);
   Status ReadVerified(const VolumeState& volume, uint64_t track, const Entry& entry,
                       uint8_t* content);
+  Status CopyContent(VolumeState& target, uint64_t track, const Entry& from, SpaceTicket* ticket,
+                     bool* bad);
   Status CheckSeal(const VolumeState& volume, uint64_t track, uint64_t physical,
                    const uint8_t* content);
 

@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "core/entry.h"
+#include "core/mutation.h"
 
 namespace flashlun {
 namespace {
@@ -128,12 +129,17 @@ void Allocator::SetUsed(uint64_t track, bool thick) {
 void Allocator::Free(uint64_t track) {
   const auto bit = static_cast<uint16_t>(1u << (track % kRegionTracks));
   AreaSpace& space = areas_[AreaOf(track)].space;
+  const bool bad = (ChunkOf(track)->bad[track % kChunkTracks / kRegionTracks] & bit) != 0;
   Edit(track, [&](Chunk& chunk, uint64_t region) {
     FL_CHECK((chunk.used[region] & bit) != 0);
-    chunk.used[region] = static_cast<uint16_t>(chunk.used[region] & ~bit);
+    if (!bad) chunk.used[region] = static_cast<uint16_t>(chunk.used[region] & ~bit);
     if (chunk.thick[region] & bit) --space.thick_used;
     chunk.thick[region] = static_cast<uint16_t>(chunk.thick[region] & ~bit);
   });
+  if (bad) {
+    ++space.quarantined;
+    return;
+  }
   --space.used;
   // A place whose last track went has nothing to keep in order any more.
   const uint64_t first = FirstOfRegion(track);
@@ -147,7 +153,8 @@ void Allocator::Free(uint64_t track) {
 
 int64_t Allocator::Available(uint32_t area, bool thick) const {
   const AreaSpace& space = areas_[area].space;
-  const uint64_t unfilled = space.claims > space.thick_used ? space.claims - space.thick_used : 0;
+  const bool filled = space.claims <= space.thick_used || Mutated(Mutation::kClaimsIgnored);
+  const uint64_t unfilled = filled ? 0 : space.claims - space.thick_used;
   const uint64_t kept = thick ? space.promised_thick : std::max(unfilled, space.promised_thick);
   return static_cast<int64_t>(space.ready_free) - static_cast<int64_t>(space.promised_thin + kept);
 }
@@ -282,6 +289,11 @@ bool Allocator::Release(uint64_t track) {
   const uint16_t before = ChunkOf(track)->refs[track % kChunkTracks].fetch_sub(1);
   FL_CHECK(before != 0);
   return before == 1;
+}
+
+void Allocator::Quarantine(uint64_t track) {
+  uint16_t& bad = ChunkOf(track)->bad[track % kChunkTracks / kRegionTracks];
+  bad = static_cast<uint16_t>(bad | 1u << (track % kRegionTracks));
 }
 
 bool Allocator::Unref(uint64_t track) {

@@ -6,7 +6,7 @@
 //
 //   track    FREE -> Allocate -> RESERVED (count 1, no entry yet) -> published in an entry (the
 //   same
-//            count) -> Unref to 0 -> FREE
+//            count) -> Unref to 0 -> FREE, or quarantined when a write to it failed
 //   region   16 tracks, 1 MiB:  HOLE -> NextGrowth, the file allocates it, MakeReady -> READY
 //            READY and all free for a while -> NextTrim -> HOLE, and the file discards it
 //
@@ -68,12 +68,13 @@ struct SpaceUse {
 };
 
 struct AreaSpace {
-  uint64_t capacity = 0;    // tracks; 0: no such area
-  uint64_t used = 0;        // referenced, reserved by an operation, or waiting for a deferred drop
-  uint64_t ready = 0;       // in READY regions, used or free
-  uint64_t ready_free = 0;  // of these, free
-  uint64_t thick_used = 0;  // of `used`, allocated for thick volumes
-  uint64_t claims = 0;      // sizes of the thick volumes
+  uint64_t capacity = 0;     // tracks; 0: no such area
+  uint64_t used = 0;         // referenced, reserved, waiting for a deferred drop, or quarantined
+  uint64_t quarantined = 0;  // see Quarantine
+  uint64_t ready = 0;        // in READY regions, used or free
+  uint64_t ready_free = 0;   // of these, free
+  uint64_t thick_used = 0;   // of `used`, allocated for thick volumes
+  uint64_t claims = 0;       // sizes of the thick volumes
   uint64_t promised_thin = 0, promised_thick = 0;
 };
 
@@ -110,6 +111,9 @@ class Allocator {
   // The two halves of Unref. Between them the track is neither referenced nor handed out.
   bool Release(uint64_t track);
   void Free(uint64_t track);
+  // The disk does not take what is written to the track: once unreferenced it is not free but stays
+  // used until the next open, which derives everything anew (trap T13).
+  void Quarantine(uint64_t track);
   // Only for the early-exclusive mutation.
   void FreeIfUnreferenced(uint64_t track);
 
@@ -143,6 +147,7 @@ class Allocator {
     std::atomic<uint16_t> refs[kChunkTracks]{};
     uint16_t used[kChunkRegions]{};  // one bit a track
     uint16_t thick[kChunkRegions]{};
+    uint16_t bad[kChunkRegions]{};
     uint64_t ready_bits[kChunkRegions / 64]{};
     uint64_t placed_bits[kChunkRegions / 64]{};  // kept for one 1 MiB of a volume
     uint64_t idle_bits[kChunkRegions / 64]{};    // was all free when NextTrim last looked

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/crc32c.h"
+#include "core/mutation.h"
 #include "core/superblock.h"
 
 namespace flashlun {
@@ -32,6 +33,10 @@ AreaLabel MakeLabel(const std::string& uuid, uint32_t area) {
   return label;
 }
 
+bool AllZero(const std::vector<uint8_t>& bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](uint8_t byte) { return byte == 0; });
+}
+
 // Whether a file may become an area: new, zeroed, or what an interrupted creation of this very area
 // left.
 Status CheckUnused(File& file, const AreaLabel& label) {
@@ -45,11 +50,20 @@ Status CheckUnused(File& file, const AreaLabel& label) {
                   file.path() + " refused: it belongs to pool " +
                       std::string(found.pool_uuid, sizeof found.pool_uuid - 1).c_str() +
                       "; name another file, or wipe its first MiB if it is unused");
-  if (std::all_of(begin.begin(), begin.end(), [](uint8_t byte) { return byte == 0; }))
-    return Status::Ok();
+  bool zeroes = AllZero(begin);
+  if (zeroes && file.fixed_size()) {
+    // Copies of partition tables and labels of RAID members are at the end.
+    Result<uint64_t> size = file.Size();
+    if (!size.ok()) return size.TakeStatus();
+    const uint64_t end = size.value() - std::min<uint64_t>(size.value(), begin.size());
+    if (Status status = file.Pread(end, begin.data(), begin.size()); !status.ok()) return status;
+    zeroes = AllZero(begin);
+  }
+  if (zeroes) return Status::Ok();
   return Status(Code::kExists, file.path() +
-                                   " refused: it holds data; name another file or device, or wipe "
-                                   "this one first (wipefs -a, blkdiscard)");
+                                   " refused: it holds data in its first or last MiB; name "
+                                   "another file or device, or wipe this one first (wipefs -a, "
+                                   "blkdiscard)");
 }
 
 }  // namespace
@@ -74,6 +88,7 @@ Status Areas::Create(Io& io, const AreaSpec& area, const std::string& path,
     status = file.Truncate(kTracksOffset);
   }
   if (status.ok()) status = file.Pwrite(0, &label, sizeof label);
+  if (Mutated(Mutation::kPoolNotSynced)) return status;
   if (status.ok()) status = file.Fdatasync();
   if (status.ok() && !file.fixed_size())
     status =
@@ -98,7 +113,7 @@ Status Areas::Open(Io& io, const AreaSpec& area, const std::string& path,
   AreaLabel label;
   if (Status status = file->Pread(0, &label, sizeof label); !status.ok()) return status;
   const AreaLabel expected = MakeLabel(pool_uuid, area.number);
-  if (std::memcmp(&label, &expected, sizeof label) != 0)
+  if (std::memcmp(&label, &expected, sizeof label) != 0 && !Mutated(Mutation::kLabelUnchecked))
     return Status(Code::kCorrupt,
                   path + ": damaged, or of another pool: its label does not match pool " +
                       pool_uuid + "; nothing was changed: restore the file from a backup");
@@ -131,9 +146,11 @@ void Areas::StartWriteOut() {
 }
 
 Status Areas::Fdatasync(uint32_t areas) {
-  for (uint32_t i = 0; i < kMaxAreas; ++i)
-    if (areas >> i & 1)
-      if (Status status = areas_[i].file->Fdatasync(); !status.ok()) return status;
+  for (uint32_t i = 0; i < kMaxAreas; ++i) {
+    if (!(areas >> i & 1)) continue;
+    Status status = areas_[i].file->Fdatasync();
+    if (!status.ok() || Mutated(Mutation::kFlushOneArea)) return status;
+  }
   return Status::Ok();
 }
 

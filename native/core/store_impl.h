@@ -122,6 +122,7 @@ class StoreImpl {
   struct Growth {
     uint64_t attempts = 0;  // steps that ended, well or not
     uint64_t demand = 0;    // tracks that somebody waits for
+    uint32_t waiting = 0;   // operations in AwaitSpace: nothing is trimmed meanwhile
     std::string error;      // why the last step failed; empty: it did not
     int64_t failed_unix_ms = 0;
   };
@@ -188,7 +189,12 @@ class StoreImpl {
                       const uint8_t* data, size_t len, SpaceTicket* ticket);
   Status Redirect(VolumeState& volume, uint64_t track, const Map::Found& found, uint16_t touched,
                   uint32_t within, const uint8_t* data, size_t len, SpaceTicket* ticket);
-  Status CarryOver(const Entry& from, uint16_t subs, uint64_t to_track);
+  Status RedirectOnce(VolumeState& volume, uint64_t track, const Map::Found& found,
+                      uint16_t touched, uint32_t within, const uint8_t* data, size_t len,
+                      SpaceTicket* ticket, bool* bad);
+  Status CarryOver(const Entry& from, uint16_t subs, uint64_t to_track, bool* bad);
+  // To a track that nobody knows yet. *bad: the disk does not take it (trap T13).
+  Status WriteFresh(uint64_t track, uint32_t within, const void* data, size_t len, bool* bad);
   Status ZeroPiece(VolumeState& volume, uint64_t track, uint16_t subs);
   Status WriteOne(OpSlot& slot, VolumeState& volume, uint64_t offset, const uint8_t* data,
                   size_t len, SpaceTicket* ticket);
@@ -223,7 +229,8 @@ class StoreImpl {
     return !options_.direct || (within | len) % kSubBytes == 0;
   }
   uint64_t AllocateTrack(const VolumeState& volume, uint64_t track, SpaceTicket* ticket);
-  void FreeReserved(uint64_t track);
+  void FreeReserved(uint64_t track, bool bad);
+  void Quarantine(uint64_t track);
   // Makes `next` the entry and appends its record; `copied`: it is a background copy's. kNotFound:
   // the volume is gone.
   Status Publish(VolumeState& volume, uint64_t track, Entry next, bool copied);
@@ -238,7 +245,10 @@ class StoreImpl {
   void EndTicket(const VolumeState& volume, SpaceTicket* ticket);
   Status AwaitSpace(uint32_t area, uint64_t tracks, int reclaims,
                     const std::function<bool()>& take);
+  Status AwaitUnderLock(Monitor::Lock& lock, uint32_t area, uint64_t tracks, int reclaims,
+                        const std::function<bool()>& take);
   Status NoSpace(uint32_t area) const;  // state lock held
+  bool TrimWanted(uint32_t area) const;
   bool GrowthWanted(uint32_t area) const;
   bool GrowthBlocked(const Growth& growth) const;
   bool WaitForGrowth(Monitor::Lock& lock, uint32_t area, uint64_t tracks);
@@ -352,6 +362,8 @@ class StoreImpl {
   void ReportMismatch(const VolumeState& volume, uint64_t track, uint64_t physical, Scrub& scrub);
   Status ReadVerified(const VolumeState& volume, uint64_t track, const Entry& entry,
                       uint8_t* content);
+  Status CopyContent(VolumeState& target, uint64_t track, const Entry& from, SpaceTicket* ticket,
+                     bool* bad);
   Status CheckSeal(const VolumeState& volume, uint64_t track, uint64_t physical,
                    const uint8_t* content);
 

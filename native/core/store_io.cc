@@ -306,7 +306,8 @@ __attribute__((noinline)) Status StoreImpl::WriteDecided(VolumeState& volume, ui
   alignas(kSubBytes) uint8_t merged[kTrackBytes];
   uint32_t begin = within & ~(kSubBytes - 1);
   auto end = static_cast<uint32_t>((within + len + kSubBytes - 1) & ~size_t{kSubBytes - 1});
-  if (volume.thick && !found.exclusive && found.entry.mapped()) {
+  if (volume.thick && !found.exclusive && found.entry.mapped() &&
+      !Mutated(Mutation::kThickPartial)) {
     // A thick volume's tracks never have a base, which would hold a second track: the whole content
     // comes along (allocator.h, theorem).
     begin = 0;
@@ -329,13 +330,31 @@ __attribute__((noinline)) Status StoreImpl::WriteDecided(VolumeState& volume, ui
   next = Normalized(next);
   if (Mutated(Mutation::kEarlyPublish)) (void)Publish(volume, track, next, false);
   Status status = WriteTrack(found.entry.own, begin, data, end - begin);
+  if (status.code() == Code::kIo) {
+    // Trap T13: what the track has is good, but it takes no more. All of it moves.
+    Quarantine(found.entry.own);
+    Status moved = Redirect(volume, track, found, touched, begin, data, end - begin, ticket);
+    return moved.code() == Code::kNoSpace ? std::move(status) : std::move(moved);
+  }
   if (!status.ok() || Mutated(Mutation::kEarlyPublish)) return status;
   return Publish(volume, track, next, false);
 }
 
+// Trap T13: when the disk does not take a fresh track, nothing was published; one other is tried.
 Status StoreImpl::Redirect(VolumeState& volume, uint64_t track, const Map::Found& found,
                            uint16_t touched, uint32_t within, const uint8_t* data, size_t len,
                            SpaceTicket* ticket) {
+  bool bad = false;
+  Status status = RedirectOnce(volume, track, found, touched, within, data, len, ticket, &bad);
+  if (!bad) [[likely]]
+    return status;
+  Status other = RedirectOnce(volume, track, found, touched, within, data, len, ticket, &bad);
+  return other.code() == Code::kNoSpace ? std::move(status) : std::move(other);
+}
+
+Status StoreImpl::RedirectOnce(VolumeState& volume, uint64_t track, const Map::Found& found,
+                               uint16_t touched, uint32_t within, const uint8_t* data, size_t len,
+                               SpaceTicket* ticket, bool* bad) {
   const Entry& old = found.entry;
   const uint64_t fresh = AllocateTrack(volume, track, ticket);
   if (fresh == kNoTrack && Mutated(Mutation::kNoSpaceHalfDone))
@@ -359,22 +378,30 @@ Status StoreImpl::Redirect(VolumeState& volume, uint64_t track, const Map::Found
     (void)Publish(volume, track, next, false);
     return WriteTrack(fresh, within, data, len);
   }
-  Status status = carried == 0 ? Status::Ok() : CarryOver(old, carried, fresh);
-  if (status.ok()) status = WriteTrack(fresh, within, data, len);
+  *bad = false;
+  Status status = carried == 0 ? Status::Ok() : CarryOver(old, carried, fresh, bad);
+  if (status.ok()) status = WriteFresh(fresh, within, data, len, bad);
   if (status.ok()) status = Publish(volume, track, next, false);
-  if (!status.ok()) FreeReserved(fresh);  // nothing was published: nothing has changed
+  if (!status.ok()) FreeReserved(fresh, *bad);  // nothing was published: nothing has changed
+  return status;
+}
+
+Status StoreImpl::WriteFresh(uint64_t track, uint32_t within, const void* data, size_t len,
+                             bool* bad) {
+  Status status = WriteTrack(track, within, data, len);
+  *bad = status.code() == Code::kIo;
   return status;
 }
 
 // Copies sub-blocks out of a shared partial track. Nobody writes them meanwhile: in-place writes of
 // this volume are kept out by the track lock, those of the volume it is shared with ended before
 // that volume's target became readable (T2).
-Status StoreImpl::CarryOver(const Entry& from, uint16_t subs, uint64_t to_track) {
+Status StoreImpl::CarryOver(const Entry& from, uint16_t subs, uint64_t to_track, bool* bad) {
   alignas(kSubBytes) uint8_t block[kSubBytes];
   for (uint32_t sub = 0; sub < kSubsPerTrack; ++sub) {
     if (!(subs >> sub & 1)) continue;
     Status status = ReadTrack(from.own, sub * kSubBytes, block, kSubBytes, ReadMode::kBlocking);
-    if (status.ok()) status = WriteTrack(to_track, sub * kSubBytes, block, kSubBytes);
+    if (status.ok()) status = WriteFresh(to_track, sub * kSubBytes, block, kSubBytes, bad);
     if (!status.ok()) return status;
   }
   return Status::Ok();
@@ -392,10 +419,17 @@ uint64_t StoreImpl::AllocateTrack(const VolumeState& volume, uint64_t track, Spa
   return fresh;
 }
 
-void StoreImpl::FreeReserved(uint64_t track) {
+void StoreImpl::FreeReserved(uint64_t track, bool bad) {
+  if (bad) Quarantine(track);
   // At once: a reserved track was never in the map, so no record and no reader knows it.
   auto lock = state_.Acquire();
   map_->allocator().Unref(track);
+}
+
+void StoreImpl::Quarantine(uint64_t track) {
+  if (Mutated(Mutation::kBadTrackReused)) return;
+  auto lock = state_.Acquire();
+  map_->allocator().Quarantine(track);
 }
 
 Status StoreImpl::Publish(VolumeState& volume, uint64_t track, Entry next, bool copied) {

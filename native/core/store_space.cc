@@ -12,6 +12,7 @@
 #include <chrono>
 
 #include "core/check.h"
+#include "core/mutation.h"
 #include "core/store_impl.h"
 
 namespace flashlun {
@@ -76,6 +77,17 @@ void StoreImpl::EndTicket(const VolumeState& volume, SpaceTicket* ticket) {
 Status StoreImpl::AwaitSpace(uint32_t area, uint64_t tracks, int reclaims,
                              const std::function<bool()>& take) {
   auto lock = state_.Acquire();
+  // Until it has taken them, what grows for it must not be trimmed: the space task has the lock
+  // from the end of a growth step on, and would be back at a trim before we are awake.
+  ++growth_[area].waiting;
+  Status status = AwaitUnderLock(lock, area, tracks, reclaims, take);
+  --growth_[area].waiting;
+  if (space_idle_) space_wanted_.NotifyAll();
+  return status;
+}
+
+Status StoreImpl::AwaitUnderLock(Monitor::Lock& lock, uint32_t area, uint64_t tracks, int reclaims,
+                                 const std::function<bool()>& take) {
   for (;;) {
     if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
     if (space_stopping_) return Status(Code::kClosed, "the pool is closing");
@@ -151,6 +163,12 @@ bool StoreImpl::GrowthWanted(uint32_t area) const {
   return allocator.HasHoles(area) && allocator.Available(area, false) < static_cast<int64_t>(stock);
 }
 
+bool StoreImpl::TrimWanted(uint32_t area) const {
+  const Allocator& allocator = map_->allocator();
+  const bool waited_for = growth_[area].waiting != 0 && !Mutated(Mutation::kTrimUnderWaiter);
+  return !waited_for && allocator.TrimWanted(area, KeepOf(allocator.space(area)));
+}
+
 void StoreImpl::WakeSpaceTask(uint32_t area) {
   if (GrowthWanted(area)) space_wanted_.NotifyAll();
 }
@@ -185,7 +203,7 @@ void StoreImpl::SpaceLoop() {
         ++growth_[area].attempts;
         space_changed_.NotifyAll();
       }
-      trim_wanted = trim_wanted || map_->allocator().TrimWanted(area, KeepOf(space));
+      trim_wanted = trim_wanted || TrimWanted(area);
     }
     if (grown || space_stopping_) continue;
     if (trim_wanted)
@@ -210,8 +228,8 @@ Status StoreImpl::AllocateRun(Monitor::Lock& lock, const TrackRun& run) {
     Status status = areas_.file(run.area).Allocate(Areas::kTracksOffset + piece.first * kTrackBytes,
                                                    piece.tracks * kTrackBytes);
     lock.lock();
+    if (status.ok() || Mutated(Mutation::kGrowthUnchecked)) map_->allocator().MakeReady(piece);
     if (!status.ok()) return status;
-    map_->allocator().MakeReady(piece);
     done += piece.tracks;
     if (space_stopping_) break;
   }
@@ -246,8 +264,10 @@ bool StoreImpl::TrimOnce(Monitor::Lock& lock) {
   for (uint32_t area = 0; area < kMaxAreas; ++area) {
     const AreaSpace& space = map_->allocator().space(area);
     TrackRun run;
-    if (space.capacity == 0 || !map_->allocator().NextTrim(area, kStepRegions, KeepOf(space), &run))
+    if (space.capacity == 0 || !TrimWanted(area) ||
+        !map_->allocator().NextTrim(area, kStepRegions, KeepOf(space), &run))
       continue;
+    if (Mutated(Mutation::kTrimRace)) map_->allocator().MakeReady(run);
     lock.unlock();
     // A hint: an error of it loses nothing but the space.
     (void)areas_.file(area).Discard(Areas::kTracksOffset + run.first * kTrackBytes,

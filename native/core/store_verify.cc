@@ -212,4 +212,18 @@ Status StoreImpl::ReadVerified(const VolumeState& volume, uint64_t track, const 
   return ReadEntry(entry, 0, content, kTrackBytes, ReadMode::kBlocking);
 }
 
+// What a background copy writes: compared with its seals on the way.
+Status StoreImpl::CopyContent(VolumeState& target, uint64_t track, const Entry& from,
+                              SpaceTicket* ticket, bool* bad) {
+  alignas(kSubBytes) uint8_t content[kTrackBytes];
+  const uint64_t fresh = AllocateTrack(target, track, ticket);
+  if (fresh == kNoTrack) return Status(Code::kNoSpace);
+  *bad = false;
+  Status status = ReadVerified(target, track, from, content);
+  if (status.ok()) status = WriteFresh(fresh, 0, content, kTrackBytes, bad);
+  if (status.ok()) status = Publish(target, track, Entry::Full(fresh), true);
+  if (!status.ok()) FreeReserved(fresh, *bad);
+  return status;
+}
+
 }  // namespace flashlun

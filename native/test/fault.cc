@@ -66,10 +66,17 @@ Fault FaultRun::Decide(const IoCall& call) {
     hit_ = std::string(NameOf(call.kind)) + " of " + call.path;
     // Before there were two copies it met the only one.
     if (protected_ || !plan_.mirror) hit_path_ = call.path;
+    hit_offset_ = call.offset;
+    hit_track_ = call.kind == IoKind::kWrite && call.path.ends_with("/tracks") &&
+                 plan_.fault == Fault::kEio && plan_.reach <= FaultPlan::Reach::kTrack;
     copy_dropped_ = store_ != nullptr && OnlyOneCopy() && call.kind != IoKind::kRead;
     return plan_.fault;
   }
   if (hit_.empty() || plan_.reach == FaultPlan::Reach::kOnce) return Fault::kNone;
+  if (plan_.reach == FaultPlan::Reach::kTrack &&
+      (call.kind != IoKind::kWrite || !hit_.ends_with(" of " + call.path) ||
+       call.offset / kTrackBytes != hit_offset_ / kTrackBytes))
+    return Fault::kNone;
   if (plan_.reach == FaultPlan::Reach::kFile && !hit_.ends_with(" of " + call.path))
     return Fault::kNone;
   return plan_.fault;
@@ -259,6 +266,8 @@ void FaultRun::Answered(size_t volume, size_t track, uint32_t first, uint32_t co
                         const Status& status) {
   // A zero of what is zero already needs no pool that takes writes.
   const bool ok = status.ok() || Ok(status, "write");
+  if (!ok && hit_track_ && path == Path::kElsewhere)
+    Fail("a write was refused although another track would have taken it (T13)");
   for (uint32_t i = 0; i < count; ++i) {
     Location& place = volumes_[volume].locations[track][first + i];
     if (ok)

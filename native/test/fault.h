@@ -20,7 +20,8 @@
 namespace flashlun {
 
 struct FaultPlan {
-  enum class Reach { kOnce, kFile, kMachine };  // this call; later ones of its file too; all later
+  // This call; later writes to the same track of its file; later calls of its file; all later ones.
+  enum class Reach { kOnce, kTrack, kFile, kMachine };
   uint64_t index = UINT64_MAX;
   Fault fault = Fault::kNone;
   Reach reach = Reach::kOnce;
@@ -91,6 +92,8 @@ class FaultRun {
   std::string hit_, hit_path_;
   bool protected_ = false;  // there are two copies of the metadata
   bool copy_dropped_ = false;
+  uint64_t hit_offset_ = 0;
+  bool hit_track_ = false;  // one write to a track, or one track: others are well (trap T13)
   bool done_ = false;       // the workload has ended, or cannot go on
   bool poisoned_ = false;   // an answer said so
   bool data_lost_ = false;  // the data flush failed: what was not flushed is gone also after a kill

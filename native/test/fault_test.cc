@@ -1,8 +1,9 @@
 // Makes every I/O call of a fixed workload fail in turn (fault.h).
 //
-//   fault_test                 EIO and ENOSPC, once, for one file and for the machine
+//   fault_test                 EIO and ENOSPC, once, for one track, one file and the machine
 //   fault_test --every N       the same for every Nth call
-//   fault_test INDEX KIND REACH   one run: KIND eio or nospace, REACH once, file or machine
+//   fault_test INDEX KIND REACH   one run: KIND eio or nospace, REACH once, track, file
+//                                 or machine
 //   --mirror in front of these: the metadata has a second copy
 //
 // Exit 1 when something is wrong.
@@ -29,6 +30,7 @@ constexpr std::pair<Fault, const char*> kFaults[] = {{Fault::kEio, "eio"},
                                                      {Fault::kNoSpace, "nospace"}};
 constexpr std::pair<FaultPlan::Reach, const char*> kReaches[] = {
     {FaultPlan::Reach::kOnce, "once"},
+    {FaultPlan::Reach::kTrack, "track"},
     {FaultPlan::Reach::kFile, "file"},
     {FaultPlan::Reach::kMachine, "machine"}};
 

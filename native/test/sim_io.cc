@@ -17,7 +17,8 @@ uint64_t BlocksOf(uint64_t bytes) { return (bytes + kSimBlock - 1) / kSimBlock; 
 // "pool/meta" is in "pool", "pool" is in ".". SyncDir also gets "pool/..".
 std::string DirOf(const std::string& path) {
   const size_t slash = path.rfind('/');
-  return slash == std::string::npos ? "." : path.substr(0, slash);
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
 }
 
 std::string Normal(const std::string& path) {
@@ -29,7 +30,11 @@ std::string Normal(const std::string& path) {
 class SimFile final : public File {
  public:
   SimFile(std::string path, SimIo& io, SimIo::FilePtr state, bool direct)
-      : File(std::move(path)), io_(io), state_(std::move(state)), direct_(direct) {}
+      : File(std::move(path)),
+        io_(io),
+        state_(std::move(state)),
+        direct_(direct),
+        failed_syncs_seen_(state_->failed_syncs) {}
 
   Status Pread(uint64_t offset, void* buf, size_t len) override {
     Status status = io_.Begin(IoKind::kRead, path(), "read");
@@ -59,7 +64,7 @@ class SimFile final : public File {
 
   Status Pwrite(uint64_t offset, const void* buf, size_t len) override {
     FL_CHECK(!direct_ || (offset | len) % kDirectAlign == 0);  // the engine's side of direct I/O
-    Status status = io_.Begin(IoKind::kWrite, path(), "write");
+    Status status = io_.Begin(IoKind::kWrite, path(), "write", HasSpace(offset, len), offset);
     const uint64_t number = ++io_.numbers_;
     const auto* in = static_cast<const uint8_t*>(buf);
     // Of a failed write any beginning may have arrived, nothing of one for which there is no space.
@@ -92,6 +97,11 @@ class SimFile final : public File {
   Status Fdatasync() override {
     const uint64_t covered = io_.numbers_;
     Status status = io_.Begin(IoKind::kSync, path(), "fdatasync");
+    if (!status.ok())
+      ++state_->failed_syncs;
+    else if (state_->failed_syncs != failed_syncs_seen_)
+      status = Status(Code::kIo, "fdatasync of " + path() + " failed: Input/output error");
+    failed_syncs_seen_ = state_->failed_syncs;
     if (io_.Chance(2)) io_.Step();
     // Another fiber may have synced the same file meanwhile.
     auto& pending = state_->pending;
@@ -106,9 +116,11 @@ class SimFile final : public File {
   }
 
   Status Allocate(uint64_t offset, uint64_t len) override {
-    Status status = io_.Begin(IoKind::kAllocate, path(), "allocation");
-    if (status.ok() && state_->cache.blocks() < BlocksOf(offset + len))
+    Status status = io_.Begin(IoKind::kAllocate, path(), "allocation", HasSpace(offset, len));
+    if (!status.ok()) return status;
+    if (state_->cache.blocks() < BlocksOf(offset + len))
       state_->cache.Resize(BlocksOf(offset + len));
+    SetSpace(offset, len, true);
     return status;
   }
 
@@ -116,6 +128,7 @@ class SimFile final : public File {
     Status status = io_.Begin(IoKind::kDiscard, path(), "discard");
     const uint64_t number = ++io_.numbers_;
     const uint64_t end = std::min((offset + len) / kSimBlock, state_->cache.blocks());
+    if (status.ok()) SetSpace(offset, len, false);
     for (uint64_t block = BlocksOf(offset); status.ok() && block < end; ++block) {
       // The content is undefined: what was there, zeroes, or bytes that no host wrote.
       const uint64_t fate = io_.rng_() % 3;
@@ -158,9 +171,25 @@ class SimFile final : public File {
   }
 
  private:
+  static constexpr uint64_t kSpaceUnit = 1 << 20;
+
+  bool HasSpace(uint64_t offset, uint64_t len) const {
+    for (uint64_t at = offset / kSpaceUnit; at * kSpaceUnit < offset + len; ++at)
+      if (at >= state_->space.size() || !state_->space[at]) return false;
+    return true;
+  }
+  // Only what is covered whole.
+  void SetSpace(uint64_t offset, uint64_t len, bool has) {
+    const uint64_t end = (offset + len) / kSpaceUnit;
+    if (state_->space.size() < end) state_->space.resize(end);
+    for (uint64_t at = (offset + kSpaceUnit - 1) / kSpaceUnit; at < end; ++at)
+      state_->space[at] = has;
+  }
+
   SimIo& io_;
   SimIo::FilePtr state_;
   const bool direct_;
+  uint64_t failed_syncs_seen_;
 };
 
 namespace {
@@ -196,12 +225,12 @@ class SleepingTask final : public Task {
 }  // namespace
 
 SimIo::SimIo(Rng& rng, Fibers* fibers) : rng_(rng), fibers_(fibers) {
-  names_.dirs.insert(".");
-  durable_names_.dirs.insert(".");
+  for (Names* names : {&names_, &durable_names_}) names->dirs = {".", "/"};
 }
 SimIo::~SimIo() = default;
 
-Status SimIo::Begin(IoKind kind, const std::string& path, const char* what) {
+Status SimIo::Begin(IoKind kind, const std::string& path, const char* what, bool has_space,
+                    uint64_t offset) {
   const bool changes = kind != IoKind::kRead && kind != IoKind::kSize && kind != IoKind::kMap;
   if (changes && die_after_ != UINT64_MAX && die_after_-- == 0) throw SimulatedDeath{};
   const uint64_t index = calls_++;
@@ -210,7 +239,7 @@ Status SimIo::Begin(IoKind kind, const std::string& path, const char* what) {
     if (kind == IoKind::kRead || kind == IoKind::kWrite) MaybeSlow();
   }
   if (!hook_) return Status::Ok();
-  const Fault fault = hook_(IoCall{index, kind, false, path});
+  const Fault fault = hook_(IoCall{index, kind, false, path, has_space, offset});
   if (fault == Fault::kNone) return Status::Ok();
   const bool full = fault == Fault::kNoSpace;
   return Status(full ? Code::kNoSpace : Code::kIo,
@@ -227,7 +256,8 @@ void SimIo::Step() { fibers_->Yield(); }
 // Now and then a slow disk: whole commits and establishes fit into one read or write of a track.
 void SimIo::MaybeSlow() {
   if (rng_() % 32 != 0) return;
-  for (uint64_t steps = rng_() % 200; steps != 0; --steps) Step();
+  const uint64_t most = rng_() % 4 == 0 ? 1000 : 200;
+  for (uint64_t steps = rng_() % most; steps != 0; --steps) Step();
 }
 
 // A block of sectors that are old, new or garbage.
@@ -271,6 +301,7 @@ bool SimIo::Keeps(const PowerCut& cut, uint64_t number, Rng& rng) {
 
 void SimIo::CutFile(const FileState& from, const PowerCut& cut, Rng& rng, FileState* to) {
   to->torn_at_4k = from.torn_at_4k;
+  to->space = from.space;
   to->durable = from.durable;
   for (const Pending& write : from.pending) {
     if (Keeps(cut, write.number, rng))
@@ -396,7 +427,7 @@ Result<std::unique_ptr<File>> SimIo::OpenFile(const std::string& path, const Ope
     if (!options.create)
       return Status(Code::kIo, "open of " + path + " failed: No such file or directory");
     auto file = std::make_shared<FileState>();
-    file->torn_at_4k = path.ends_with("/tracks");
+    file->torn_at_4k = path.ends_with("tracks");
     pending_names_.push_back({++numbers_, "", path, file});
     it = names_.files.emplace(path, std::move(file)).first;
   }

@@ -5,11 +5,15 @@
 //                  kill, not a power loss
 //   Fdatasync      what was written before it began is on the disk when it returns. When it fails,
 //                  the kernel forgets which pages were dirty (trap T12): the cache keeps the new
-//                  content, the disk has it or not, and the next Fdatasync says OK
+//                  content, the disk has it or not, and the next Fdatasync says OK; that of another
+//                  descriptor of the file fails once more first
 //   created files, new directories, Rename   survive a power loss only after SyncDir
 //   Crash(kKill)   what the next process finds: page cache and shared memory as they are now
 //   Crash(kPowerLoss)   the disk: every write since the last sync applied, dropped, torn or turned
 //                  into garbage; another boot id; the shared memory file with whatever was there
+//
+//   Allocate       remembered by the MiB until Discard, also over deaths (a file system may take it
+//                  back at a power loss; a pool whose disk fills up at that moment is not modelled)
 //
 // Blocks of tracks are torn at 4 KiB (what a host disk promises for data), everything else, also
 // what is in front of them in their file, at 512 bytes.
@@ -68,6 +72,8 @@ struct IoCall {
   IoKind kind;
   bool middle;  // between two blocks of one write: a crash point, no call of its own; cannot fail
   const std::string& path;
+  bool has_space = true;  // of a write or an allocation: the whole range was allocated before
+  uint64_t offset = 0;    // of a write
 };
 
 class SimIo final : public Io {
@@ -121,6 +127,8 @@ class SimIo final : public Io {
     SimImage durable;
     std::vector<Pending> pending;  // since the last sync, in order
     bool torn_at_4k = false;
+    std::vector<bool> space;  // allocated MiBs
+    uint64_t failed_syncs = 0;
   };
   using FilePtr = std::shared_ptr<FileState>;
   struct NameChange {
@@ -138,7 +146,8 @@ class SimIo final : public Io {
   bool Interleaves() const { return fibers_ != nullptr && t_fibers != nullptr && !orderly_; }
   bool Chance(uint64_t one_in) { return Interleaves() && rng_() % one_in == 0; }
   // The beginning of every call: counts it, lets others run, and asks the hook.
-  Status Begin(IoKind kind, const std::string& path, const char* what);
+  Status Begin(IoKind kind, const std::string& path, const char* what, bool has_space = true,
+               uint64_t offset = 0);
   void Middle(const std::string& path);
   void Step();
   void MaybeSlow();

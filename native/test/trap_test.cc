@@ -1,6 +1,8 @@
 // Traps of docs/traps.md that need an Io of their own: failed writes, failed flushes, overlaps.
 #include <atomic>
 
+#include "core/allocator.h"
+#include "core/areas.h"
 #include "core/store_impl.h"
 #include "test/pool_fixture.h"
 
@@ -14,16 +16,20 @@ constexpr uint16_t kB = 0x1303;
 class FaultyIo final : public ForwardingIo {
  public:
   std::atomic<bool> fail_writes{false};
+  std::atomic<uint64_t> bad_from{0}, bad_until{0};  // bytes of the file that take no writes
+  std::atomic<int> failed{0};
   std::atomic<bool> fail_flushes{false};
 
  private:
   class FaultyFile final : public ForwardingFile {
    public:
-    FaultyFile(std::unique_ptr<File> file, const FaultyIo& io)
+    FaultyFile(std::unique_ptr<File> file, FaultyIo& io)
         : ForwardingFile(std::move(file)), io_(io) {}
     Status Pwrite(uint64_t offset, const void* buf, size_t len) override {
-      if (io_.fail_writes) return Status(Code::kIo, path() + ": Input/output error");
-      return ForwardingFile::Pwrite(offset, buf, len);
+      const bool bad = offset < io_.bad_until && offset + len > io_.bad_from;
+      if (!bad && !io_.fail_writes) return ForwardingFile::Pwrite(offset, buf, len);
+      ++io_.failed;
+      return Status(Code::kIo, path() + ": Input/output error");
     }
     Status Fdatasync() override {
       if (io_.fail_flushes) return Status(Code::kIo, path() + ": Input/output error");
@@ -31,7 +37,7 @@ class FaultyIo final : public ForwardingIo {
     }
 
    private:
-    const FaultyIo& io_;
+    FaultyIo& io_;
   };
   std::unique_ptr<File> Wrap(std::unique_ptr<File> file) override {
     if (file->path().find("/tracks") == std::string::npos) return file;
@@ -79,7 +85,9 @@ TEST_CASE("a data write that fails changes nothing, and the next one may succeed
   CHECK(pool.Write(0, kSubBytes, 'x') == Code::kIo);                // collapse
   CHECK(pool.Write(kTrackBytes, kSubBytes, 'x') == Code::kIo);      // redirect
   CHECK(pool.Write(2 * kTrackBytes, kSubBytes, 'x') == Code::kIo);  // first write
-  CHECK(pool.store->Info().used_tracks == used);
+  // Each tried two fresh tracks, which stay out of use until the next open.
+  CHECK(pool.io.failed == 6);
+  CHECK(pool.store->Info().used_tracks == used + 6);
   CHECK(pool.store->Info().last_lsn == lsn);
   CHECK(pool.store->Info().poisoned.empty());
   pool.io.fail_writes = false;
@@ -88,6 +96,53 @@ TEST_CASE("a data write that fails changes nothing, and the next one may succeed
   CHECK(pool.Holds(2 * kTrackBytes, kTrackBytes, 0));
   CHECK(pool.Write(0, kSubBytes, 'y') == Code::kOk);
   CHECK(pool.Holds(0, kSubBytes, 'y'));
+}
+
+TEST_CASE("a track that the disk does not take is left alone until the next open (T13)") {
+  FaultyPool pool;
+  REQUIRE(pool.Write(0, 2 * kSubBytes, 'a') == Code::kOk);
+  // All of the region that the volume's tracks have their places in, but for the first track.
+  pool.io.bad_from = Areas::kTracksOffset + kTrackBytes;
+  pool.io.bad_until = Areas::kTracksOffset + kRegionTracks * uint64_t{kTrackBytes};
+  CHECK(pool.Write(kTrackBytes, kSubBytes, 'b') == Code::kOk);
+  CHECK(pool.io.failed == 1);
+  CHECK(pool.Write(2 * kTrackBytes, kTrackBytes, 'c') == Code::kOk);  // its region has moved
+  CHECK(pool.io.failed == 1);
+  CHECK(pool.Holds(kTrackBytes, kSubBytes, 'b'));
+  CHECK(pool.Holds(2 * kTrackBytes, kTrackBytes, 'c'));
+  // An exclusive track that takes no more moves with what it has; in place there is no other.
+  pool.io.bad_from = Areas::kTracksOffset;
+  CHECK(pool.Write(0, kSubBytes, 'x') == Code::kIo);
+  CHECK(pool.Write(2 * kSubBytes, 2 * kSubBytes, 'd') == Code::kOk);
+  CHECK(pool.Holds(0, 2 * kSubBytes, 'a'));
+  CHECK(pool.Holds(2 * kSubBytes, 2 * kSubBytes, 'd'));
+  CHECK(pool.Write(0, kSubBytes, 'e') == Code::kOk);
+  REQUIRE(pool.store->Flush().ok());
+  CHECK(pool.store->Info().used_tracks == 3 + 2);
+  CHECK(pool.store->Info().poisoned.empty());
+  // A background copy too.
+  const PairSpec pair{kA, kB, 0};
+  std::vector<uint64_t> ids;
+  REQUIRE(pool.store->Establish({&pair, 1}, &ids).ok());
+  pool.io.bad_until = pool.io.bad_from + 2 * kRegionTracks * uint64_t{kTrackBytes};
+  pool.io.failed = 0;
+  for (bool done = false; !done;) {
+    Result<CopyBatchResult> batch = pool.store->CopyBatch(ids.front(), 0, 8);
+    if (batch.ok())
+      done = batch.value().done;
+    else
+      REQUIRE(batch.status().code() == Code::kIo);
+  }
+  CHECK(pool.Holds(0, kSubBytes, 'e'));
+  pool.io.bad_until = 0;
+  pool.a = Volume();
+  pool.store->ReleaseSlot(pool.slot);
+  REQUIRE(pool.store->Close().ok());
+  pool.store.reset();
+  pool.directory.Open();
+  CHECK(pool.directory.store().Info().used_tracks == 6);
+  Volume again = pool.directory.store().Attach(kB).value();
+  CHECK(pool.directory.Holds(again, kTrackBytes, kSubBytes, 'b'));
 }
 
 TEST_CASE("after a failed flush nothing is acknowledged until the pool was opened again (T12)") {

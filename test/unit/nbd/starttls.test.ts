@@ -107,11 +107,11 @@ describe('STARTTLS', () => {
     expect(types(before)).toEqual([REP.ack, REP.ack]);
     expect(before.outcome).toEqual({ kind: 'starttls', inside: INSIDE });
     const after = negotiate(tls('on', '', null), go(SERIAL));
-    expect(after.outcome).toMatchObject({ kind: 'transmit', structuredReplies: false });
+    expect(after.outcome).toMatchObject({ kind: 'transmit', replies: 'simple' });
     // And it can be agreed again.
     const again = negotiate(tls('on', '', null), option(OPT.structuredReply), go(SERIAL));
     expect(types(again)).toEqual([REP.ack, REP.info, REP.ack]);
-    expect(again.outcome).toMatchObject({ kind: 'transmit', structuredReplies: true });
+    expect(again.outcome).toMatchObject({ kind: 'transmit', replies: 'structured' });
   });
 });
 

@@ -105,7 +105,8 @@ describe('start and stop', () => {
       }
       expect((await fetch(`${server.addresses.http}/readyz`)).status).toBe(200);
       const array = await server.api.call<{ nbd: object }>('GET', '/v1/array');
-      expect(array.nbd).toEqual(server.addresses.nbd);
+      const tls = { tls: 'off', tlsCredentials: 'none' };
+      expect(array.nbd).toEqual({ ...server.addresses.nbd, ...tls });
     }));
 
   test('SIGTERM with clients and a copy under way ends in good order', () =>

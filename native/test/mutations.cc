@@ -23,7 +23,9 @@ struct Rule {
   Mutation off;
   Watch watch;
   const char* name;
+  bool slow = false;  // takes hundreds of runs: left to the soak
 };
+constexpr bool kSlow = true;
 
 using enum Mutation;
 constexpr Rule kRules[] = {
@@ -58,17 +60,17 @@ constexpr Rule kRules[] = {
     {kSealIgnored, Watch::kSimulation, "sealed track written in place"},
     {kSealWithoutLock, Watch::kSimulation, "track sealed while it is written"},
     {kStaleSeal, Watch::kSimulation, "seal of what a track held before its replayed write"},
-    {kSuperblockAtOnce, Watch::kSimulation, "superblock copies not two by two (T26)"},
-    {kTrimRace, Watch::kSimulation, "track given out while it is discarded (T17)"},
-    {kTrimUnderWaiter, Watch::kSimulation, "space trimmed that somebody waits for"},
-    {kGrowthUnchecked, Watch::kSimulation, "tracks given out that have no space (T18)"},
-    {kClaimsIgnored, Watch::kSimulation, "thin volumes take what thick ones claim"},
-    {kClaimsForgotten, Watch::kSimulation, "claims not restored by a recovery"},
-    {kThickPartial, Watch::kSimulation, "thick track with a base"},
-    {kThickMixed, Watch::kSimulation, "thin copy of a thick volume"},
-    {kCopyKeepsArea, Watch::kSimulation, "copy left in the source's pool"},
-    {kFlushOneArea, Watch::kSimulation, "flush of one data area only"},
-    {kPoolNotSynced, Watch::kSimulation, "new pool recorded before it is durable"},
+    {kSuperblockAtOnce, Watch::kSimulation, "superblock copies not two by two (T26)", kSlow},
+    {kTrimRace, Watch::kSimulation, "track given out while it is discarded (T17)", kSlow},
+    {kTrimUnderWaiter, Watch::kSimulation, "space trimmed that somebody waits for", kSlow},
+    {kGrowthUnchecked, Watch::kSimulation, "tracks given out that have no space (T18)", kSlow},
+    {kClaimsIgnored, Watch::kSimulation, "thin volumes take what thick ones claim", kSlow},
+    {kClaimsForgotten, Watch::kSimulation, "claims not restored by a recovery", kSlow},
+    {kThickPartial, Watch::kSimulation, "thick track with a base", kSlow},
+    {kThickMixed, Watch::kSimulation, "thin copy of a thick volume", kSlow},
+    {kCopyKeepsArea, Watch::kSimulation, "copy left in the source's pool", kSlow},
+    {kFlushOneArea, Watch::kSimulation, "flush of one data area only", kSlow},
+    {kPoolNotSynced, Watch::kSimulation, "new pool recorded before it is durable", kSlow},
     {kSuperblockUnchecked, Watch::kDamage, "superblock copy without checksum (T28)"},
     {kPageUnchecked, Watch::kDamage, "checkpoint page without its parent's checksum (T28)"},
     {kRingUnchecked, Watch::kDamage, "kill ring frame without checksum"},
@@ -102,9 +104,8 @@ std::string NoticedByFaults(bool mirror, uint64_t* used) {
     return whole.calls();
   }();
   for (uint64_t index = 0; index < calls; ++index) {
-    for (const auto reach :
-         {FaultPlan::Reach::kOnce, FaultPlan::Reach::kTrack,
-          mirror ? FaultPlan::Reach::kFile : FaultPlan::Reach::kMachine}) {
+    for (const auto reach : {FaultPlan::Reach::kOnce, FaultPlan::Reach::kTrack,
+                             mirror ? FaultPlan::Reach::kFile : FaultPlan::Reach::kMachine}) {
       ++*used;
       const std::string problem = FaultRun({index, Fault::kEio, reach, mirror}).Run();
       if (!problem.empty()) return problem;
@@ -166,10 +167,10 @@ Report Try(const Rule& rule, uint64_t first_seed, uint64_t most_seeds) {
 
 }  // namespace
 
-int RunMutations(uint64_t first_seed, uint64_t most_seeds, const char* only) {
+int RunMutations(uint64_t first_seed, uint64_t most_seeds, const char* only, bool slow) {
   int missed = 0;
   for (const Rule& rule : kRules) {
-    if (only != nullptr && std::strstr(rule.name, only) == nullptr) continue;
+    if (only != nullptr ? std::strstr(rule.name, only) == nullptr : rule.slow != slow) continue;
     const auto begin = std::chrono::steady_clock::now();
     const Report report = Try(rule, first_seed, most_seeds);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;

@@ -4,7 +4,8 @@
 //   simulation_test --seconds 600 [--seed FIRST]     for so long
 //   simulation_test --replay SEED                    one run
 //   simulation_test --damage                         damaged metadata, each place in turn
-//   simulation_test --mutations [--seeds 4000]       switches each rule off in turn; --only NAME
+//   simulation_test --mutations [--seeds 4000]       switches each rule off in turn; --only NAME,
+//                                                    --slow: those that take hundreds of runs
 //
 // Exit 1 on a violation, whose seed is printed, or when a mutation is not noticed.
 #include "test/simulation.h"
@@ -98,7 +99,8 @@ int main(int argc, char** argv) {
   if (HasFlag(argc, argv, "--damage")) return RunDamage();
   if (HasFlag(argc, argv, "--mutations")) {
     const uint64_t most = OptionOr(argc, argv, "--seeds", 4000);
-    return flashlun::RunMutations(seed, most, TextOf(argc, argv, "--only")) == 0 ? 0 : 1;
+    const bool slow = HasFlag(argc, argv, "--slow");
+    return flashlun::RunMutations(seed, most, TextOf(argc, argv, "--only"), slow) == 0 ? 0 : 1;
   }
   if (const uint64_t seconds = OptionOr(argc, argv, "--seconds", 0); seconds != 0)
     return RunStates(seed, UINT64_MAX, static_cast<double>(seconds));

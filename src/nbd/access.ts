@@ -133,6 +133,7 @@ export interface GateOptions {
  */
 export class ClientCatalog implements ExportCatalog {
   readonly #options: GateOptions;
+  readonly #counted = new Set<RefusalReason>();
 
   constructor(options: GateOptions) {
     this.#options = options;
@@ -158,13 +159,13 @@ export class ClientCatalog implements ExportCatalog {
     if (target === undefined) return undefined;
     const grant = this.grant(target.volumeId);
     if (grant === 'none') {
-      counts.countRefusal('access');
+      this.#count('access');
       onDenied(target.volumeId);
       return undefined;
     }
     const allowed = grant === 'read-only' ? { ...target, readOnly: true } : target;
     if (!counts.isFull(target.volumeId)) return allowed;
-    counts.countRefusal('export');
+    this.#count('export');
     const id = formatVolumeId(target.volumeId);
     return { ...allowed, refusal: `volume ${id} has as many connections as it may have` };
   }
@@ -176,6 +177,13 @@ export class ClientCatalog implements ExportCatalog {
   /** What the client may do with the volume now. */
   grant(volumeId: number): Grant {
     return this.#options.rules?.grant(volumeId, this.#options.peer) ?? 'read-write';
+  }
+
+  /** Clients are counted, not their questions: many ask for contexts of an export, then for it. */
+  #count(reason: RefusalReason): void {
+    if (this.#counted.has(reason)) return;
+    this.#counted.add(reason);
+    this.#options.counts.countRefusal(reason);
   }
 
   #grants(): (volumeId: number) => Grant {

@@ -72,7 +72,8 @@ void Simulation::MakeVolumes(uint64_t seed) {
   const bool all = seed / 16 % 3 == 2;
   for (size_t i = 0; i < volumes_.size(); ++i) {
     volumes_[i].thick = thick_ && (all || i % 2 == 0);
-    if (several_pools_) volumes_[i].pool = thick_ ? 1 : seed / 16 >> i & 1;
+    const bool second = thick_ || (seed / 16 >> i & 1) != 0;
+    volumes_[i].pool = several_pools_ && second ? 1 : 0;
   }
 }
 

@@ -56,13 +56,16 @@ std::unique_ptr<uint8_t[]> MakeBuffer(size_t bytes) {
 
 }  // namespace
 
-Channel::Channel(int fd, std::vector<uint8_t> leftover)
+Channel::Channel(int fd, std::vector<uint8_t> leftover, std::vector<uint8_t> unsent,
+                 std::shared_ptr<ConnectionStats> stats)
     : fd_(fd),
       wake_fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
       tcp_(IsTcp(fd)),
       receive_(MakeBuffer(kReceiveBytes)),
       send_(MakeBuffer(kSendBytes)),
-      leftover_(std::move(leftover)) {
+      leftover_(std::move(leftover)),
+      unsent_(std::move(unsent)),
+      stats_(std::move(stats)) {
   if (wake_fd_ < 0) {
     const int error_number = errno;
     ::close(fd_);
@@ -77,6 +80,7 @@ Channel::~Channel() {
 }
 
 Channel::Event Channel::Receive(bool wakeable) {
+  if (parking()) return Event::kWoken;
   if (TakeLeftover()) return Event::kData;
   MakeRoom();
   // With requests in flight a completion may come first, and only the eventfd tells of it.
@@ -132,10 +136,11 @@ Channel::Event Channel::ReceiveNow(int flags, bool* would_block) {
     const ssize_t got = ::recv(fd_, receive_.get() + end_, kReceiveBytes - end_, flags);
     if (got > 0) {
       end_ += static_cast<size_t>(got);
-      bytes_in_ += static_cast<uint64_t>(got);
+      Add(stats_->bytes_in, static_cast<uint64_t>(got));
       return Event::kData;
     }
     if (got == 0) return Event::kEof;
+    if (errno == EINTR && parking()) return Event::kWoken;
     if (errno == EINTR) continue;
     if (errno == EAGAIN && (flags & MSG_DONTWAIT) != 0) {
       *would_block = true;
@@ -153,7 +158,7 @@ bool Channel::TakeLeftover() {
   std::memcpy(receive_.get() + end_, leftover_.data() + leftover_begin_, count);
   leftover_begin_ += count;
   end_ += count;
-  bytes_in_ += count;
+  Add(stats_->bytes_in, count);
   if (leftover_begin_ == leftover_.size()) {
     leftover_ = {};
     leftover_begin_ = 0;
@@ -178,10 +183,15 @@ bool Channel::HasInput() const {
   return ::recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
-void Channel::WaitWake() {
-  pollfd wake = {wake_fd_, POLLIN, 0};
-  while (::poll(&wake, 1, -1) < 0) continue;  // EINTR
-  ClearWake();
+bool Channel::WaitWake(bool watch_peer) {
+  // The end of the client's stream is an end here: it is looked for while requests are held, and
+  // who sends nothing more and reads nothing is gone. A client that sends is not waited for.
+  pollfd fds[2] = {{wake_fd_, POLLIN, 0}, {fd_, POLLRDHUP, 0}};
+  while (::poll(fds, watch_peer ? 2 : 1, -1) < 0) continue;  // EINTR
+  if (fds[0].revents != 0) ClearWake();
+  // Stop ends the receiving side too, which is no end of the client's.
+  if (watch_peer && fds[1].revents != 0 && !stopping()) Break("poll", ECONNRESET);
+  return !broken_;
 }
 
 void Channel::ClearWake() {
@@ -207,16 +217,24 @@ void Channel::Append(const uint8_t* bytes, size_t count) {
 bool Channel::Flush() {
   const size_t count = send_end_;
   send_end_ = 0;
+  if (!unsent_.empty() && !parking()) {
+    const std::vector<uint8_t> first = std::move(unsent_);
+    unsent_.clear();
+    SendAll(first.data(), first.size());
+  }
   return count == 0 ? !broken_ : SendAll(send_.get(), count);
 }
 
 bool Channel::SendAll(const uint8_t* bytes, size_t count) {
-  while (count > 0 && !broken_) {
+  if (!unsent_.empty()) Keep(bytes, count);  // parking: in order
+  while (count > 0 && !broken_ && unsent_.empty()) {
     const ssize_t sent = ::send(fd_, bytes, count, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) {
       bytes += sent;
       count -= static_cast<size_t>(sent);
-      bytes_out_ += static_cast<uint64_t>(sent);
+      Add(stats_->bytes_out, static_cast<uint64_t>(sent));
+    } else if (errno == EAGAIN && parking()) {
+      Keep(bytes, count);
     } else if (errno == EAGAIN) {
       if (!WaitWritable()) Break("send", ETIMEDOUT);
     } else if (errno != EINTR) {
@@ -229,6 +247,7 @@ bool Channel::SendAll(const uint8_t* bytes, size_t count) {
 // False when the connection is stopping and the client has not read for kStopGrace.
 bool Channel::WaitWritable() {
   for (;;) {
+    if (parking()) return true;  // the caller finds out
     int timeout_ms = -1;
     if (stopping()) {
       const Clock::time_point deadline{Clock::duration(stop_deadline_.load())};

@@ -19,7 +19,10 @@
 #include <string>
 #include <vector>
 
+#include "nbd/fence.h"
+#include "nbd/interrupt.h"
 #include "nbd/limits.h"
+#include "nbd/stats.h"
 
 namespace flashlun::nbd {
 
@@ -28,7 +31,9 @@ class Channel {
   enum class Event { kData, kEof, kWoken, kBroken };
 
   // Takes over fd. `leftover` is handed out exactly as if it had come from the socket.
-  Channel(int fd, std::vector<uint8_t> leftover);
+  // `unsent` leaves before everything else. Counts bytes in `stats`.
+  Channel(int fd, std::vector<uint8_t> leftover, std::vector<uint8_t> unsent,
+          std::shared_ptr<ConnectionStats> stats);
   ~Channel();
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
@@ -43,8 +48,9 @@ class Channel {
   Event Receive(bool wakeable);
   // Whether bytes have arrived that Receive would give, without waiting.
   bool HasInput() const;
-  // Waits for Wake only.
-  void WaitWake();
+  // Waits for Wake; with `watch_peer` also for the client's end. False: it is gone, and the channel
+  // broken.
+  bool WaitWake(bool watch_peer);
 
   // Connection's thread: sending. Reserve gives room for `bytes` (<= kSendBytes), Commit makes them
   // part of what is sent. Once the socket is broken everything is dropped silently, and Flush
@@ -63,19 +69,37 @@ class Channel {
   bool broken() const { return broken_; }
   bool stopping() const { return stopping_.load(std::memory_order_relaxed); }
   const std::string& error() const { return error_; }
-  uint64_t bytes_in() const { return bytes_in_; }
-  uint64_t bytes_out() const { return bytes_out_; }
   // Reads what the client still sends, into nothing, for a short time, so that Close does not make
   // TCP reset the connection: a reset may take back replies that have been sent. For ends that the
   // client does not expect.
   void Linger();
   // Sends FIN and closes the socket; Stop becomes a no-op.
   void Close();
+  // Parking (park.cc). The socket with what was received and not consumed, and what could not be
+  // sent; the channel has none of it any more. Nothing is sent or closed.
+  int Release(std::vector<uint8_t>* received, std::vector<uint8_t>* unsent);
+  // Called by the thread that Park may interrupt, before it receives and after.
+  void BeginInterrupts() { interrupt_.Begin(); }
+  void EndInterrupts() { interrupt_.End(); }
 
   // Any thread.
   void Wake();
   // Ends waiting for requests at once, and for a client that does not read after kStopGrace.
   void Stop();
+  // From now on nothing waits for the client: Receive gives kWoken, and what the client does not
+  // take is kept for Release. Ends a Receive that waits; called again until it has, see
+  // interrupt.h.
+  void Park();
+  void Unpark() { parking_.store(false); }
+  bool parking() const { return parking_.load(std::memory_order_relaxed); }
+  // What the system knows of the client (fence.cc); kGone once the socket is closed here.
+  PeerLife Look();
+  // Whether the system has received bytes that were not read.
+  bool HasUnread();
+  // Asks the client's system for a sign of life, which Look then sees.
+  void Probe(bool ask);
+  // Stop, and the client can neither send nor be answered any more.
+  void Cut();
 
  private:
   bool TakeLeftover();
@@ -88,6 +112,7 @@ class Channel {
   bool DropInput(size_t* left);
   bool AllAcknowledged() const;
   bool SendAll(const uint8_t* bytes, size_t count);
+  void Keep(const uint8_t* bytes, size_t count);
   void Break(const char* operation, int error_number);
 
   // Constant after construction. fd_ changes once, in Close, under close_mutex_.
@@ -106,10 +131,12 @@ class Channel {
   int spin_credit_ = kSpinCredit;
   bool broken_ = false;
   std::string error_;
-  uint64_t bytes_in_ = 0;
-  uint64_t bytes_out_ = 0;
+  std::vector<uint8_t> unsent_;  // what an earlier process could not send, or Park kept
 
   // Shared.
+  const std::shared_ptr<ConnectionStats> stats_;
+  Interrupt interrupt_;
+  std::atomic<bool> parking_{false};
   std::mutex close_mutex_;  // shutdown must not hit a descriptor that was closed and used again
   std::atomic<bool> stopping_{false};
   std::atomic<std::chrono::steady_clock::rep> stop_deadline_{0};

@@ -15,29 +15,70 @@ uint64_t WholeTracks(uint64_t offset, uint64_t bytes) {
   return bytes > tail ? bytes - tail : 0;
 }
 
+Kind KindOf(const Request& request) {
+  switch (request.type) {
+    case kRead:
+      return Kind::kRead;
+    case kWrite:
+      return Kind::kWrite;
+    case kFlush:
+      return Kind::kFlush;
+    case kTrim:
+      return Kind::kTrim;
+    case kWriteZeroes:
+      return Kind::kWriteZeroes;
+    default:
+      return Kind::kOther;
+  }
+}
+
 }  // namespace
 
 Connection::Connection(Store& store, OpSlot& slot, ConnectionOptions options)
     : store_(store),
       slot_(slot),
-      volume_(std::move(options.volume)),
+      volume_(options.volume),
       limits_{volume_.size_bytes(), options.read_only},
       structured_(options.structured_replies),
-      channel_(options.fd, std::move(options.leftover)),
-      in_flight_(channel_) {}
+      channel_(options.fd, std::move(options.leftover), std::move(options.unsent), options.stats),
+      in_flight_(channel_, *options.stats),
+      held_(channel_, *options.stats),
+      settings_(std::move(options)) {}
 
 CloseReport Connection::Run() {
   in_flight_.BindToThisThread();
-  while (ReceiveMore() && ServeBuffered()) continue;
-  while (in_flight_.count() > 0) AwaitCompletion();
+  channel_.BeginInterrupts();
+  const bool in_step = DrainPayload(std::exchange(settings_.drain_bytes, uint64_t{0}));
+  while (in_step && ServeBuffered() && ReceiveMore()) continue;
+  FinishInFlight();
   channel_.Flush();
+  channel_.EndInterrupts();
+  held_.Unwatch(volume_);
   volume_ = Volume();  // lingering must not keep it attached
+  report_.requests = settings_.stats->all_requests();
+  if (parked() && channel_.broken()) End(CloseReason::kIo, channel_.error());
+  if (!parked()) settings_.volume = Volume();
+  report_.bytes_in = settings_.stats->bytes_in.load();
+  report_.bytes_out = settings_.stats->bytes_out.load();
+  if (parked()) return report_;
+  DropHeld();
+  if (fenced_) End(CloseReason::kFenced, "the client is gone and another one has come");
   const CloseReason reason = report_.reason;
   if (reason == CloseReason::kProtocol || reason == CloseReason::kStopped) channel_.Linger();
   channel_.Close();
-  report_.bytes_in = channel_.bytes_in();
-  report_.bytes_out = channel_.bytes_out();
   return report_;
+}
+
+void Connection::Fence() {
+  fenced_ = true;
+  channel_.Cut();
+}
+
+// What was begun ends. Held requests have not begun: they are for whoever goes on, or wait for the
+// thaw when the client said DISC, which asks for all of them; any other end drops them.
+void Connection::FinishInFlight() {
+  if (!parked() && report_.reason != CloseReason::kDisconnect) DropHeld();
+  while (in_flight_.count() > (parked() ? held_.count() : 0)) AwaitCompletion();
 }
 
 bool Connection::End(CloseReason reason, std::string detail) {
@@ -54,7 +95,11 @@ bool Connection::ReceiveMore() {
       AnswerCompleted();
       continue;
     }
-    if (channel_.stopping()) return End(CloseReason::kStopped, "");
+    if (held_.thawed()) {
+      RunHeld();
+      continue;
+    }
+    if (!MayGoOn()) return false;
     switch (channel_.Receive(in_flight_.count() > 0)) {
       case Channel::Event::kData:
         return true;
@@ -78,8 +123,11 @@ bool Connection::ServeBuffered() {
       return End(CloseReason::kProtocol, "bad request magic");
     }
     channel_.Consume(kRequestBytes);
-    report_.requests++;
-    if (!Serve(request)) return false;
+    Add(settings_.stats->requests[static_cast<size_t>(KindOf(request))], 1);
+    settings_.stats->serving.store(true, std::memory_order_relaxed);
+    const bool in_step = Serve(request);
+    settings_.stats->serving.store(false, std::memory_order_relaxed);
+    if (!in_step) return false;
   }
   return true;
 }
@@ -89,6 +137,7 @@ bool Connection::ServeBuffered() {
 bool Connection::MayGoOn() {
   if (channel_.broken()) return End(CloseReason::kIo, channel_.error());
   if (channel_.stopping()) return End(CloseReason::kStopped, "");
+  if (channel_.parking()) return End(CloseReason::kParked, "");
   return true;
 }
 
@@ -103,8 +152,7 @@ bool Connection::Serve(const Request& request) {
       return ServeWrite(request);
     case kTrim:
     case kWriteZeroes:
-      ServeRange(request);
-      return true;
+      return ServeRange(request);
     case kFlush:
       volume_.CountFlush();
       StartFlush(request);
@@ -119,9 +167,9 @@ bool Connection::Refuse(const Request& request, const Verdict& verdict) {
     return End(CloseReason::kProtocol,
                std::string(CommandName(request.type)) + ": " + verdict.reason);
   }
-  if (request.type == kWrite && !DrainPayload(request.length)) return false;
-  AnswerError(request, verdict.error, verdict.reason);
-  return true;
+  const bool in_step = request.type != kWrite || DrainPayload(request.length);
+  if (in_step || parked()) AnswerError(request, verdict.error, verdict.reason);
+  return in_step;
 }
 
 // READ ------------------------------------------------------------------------
@@ -249,21 +297,28 @@ bool Connection::ServeWrite(const Request& request) {
   if (store_.direct() && whole_blocks && request.length <= kMaxAsyncWriteBytes)
     return ServeDirectWrite(request);
   Status status;
-  uint64_t offset = request.offset;
-  uint64_t left = request.length;
-  while (left > 0) {
-    uint64_t piece = std::min<uint64_t>(left, channel_.available());
+  Request rest = request;
+  while (rest.length > 0) {
+    uint64_t piece = std::min<uint64_t>(rest.length, channel_.available());
     // Whole tracks, so that no 4 KiB block is written in two halves.
-    if (piece < left) piece = WholeTracks(offset, piece);
+    if (piece < rest.length) piece = WholeTracks(rest.offset, piece);
     if (piece == 0) {
-      if (!ReceiveMore()) return false;
+      if (!ReceiveMore()) return LeaveWrite(rest, status);
       continue;
     }
     // After an error the rest is only drained.
-    if (status.ok()) status = volume_.Write(slot_, offset, channel_.data(), piece);
+    if (status.ok()) {
+      if (!volume_.BeginHostWrite(slot_)) {  // frozen
+        if (held_.MayHold(rest.length)) return HoldWrite(rest);
+        if (!AwaitThaw()) return LeaveWrite(rest, status);
+        continue;
+      }
+      status = volume_.Write(slot_, rest.offset, channel_.data(), piece);
+      volume_.EndHostWrite(slot_);
+    }
     channel_.Consume(piece);
-    offset += piece;
-    left -= piece;
+    rest.offset += piece;
+    rest.length -= static_cast<uint32_t>(piece);
   }
   AnswerDurably(request, status);
   return true;
@@ -275,15 +330,30 @@ bool Connection::ServeWrite(const Request& request) {
 // request where a batch takes one.
 bool Connection::ServeDirectWrite(const Request& request) {
   while (channel_.available() < request.length)
-    if (!ReceiveMore()) return false;
+    if (!ReceiveMore()) return LeaveWrite(request, Status::Ok());
   const bool alone = Alone(request.length);
   Pending* pending = TakeBuffered(request, request.length);
   if (pending != nullptr) std::memcpy(pending->data(), channel_.data(), request.length);
   channel_.Consume(request.length);
   if (pending == nullptr) return true;
   const uint8_t* data = pending->data();
+  while (!volume_.BeginHostWrite(slot_)) {  // frozen
+    if (held_.MayHold(request.length)) {
+      in_flight_.MakeHeld(pending);
+      Hold(pending);
+      return true;
+    }
+    if (AwaitThaw()) continue;
+    if (parked()) KeepForLater(request, data, request.length);
+    in_flight_.Release(pending);
+    return false;
+  }
+  pending->writing = &volume_;
+  pending->slot = &slot_;
   if (!alone && volume_.WriteAsync(request.offset, data, request.length, pending)) return true;
+  pending->writing = nullptr;
   const Status status = volume_.Write(slot_, request.offset, data, request.length);
+  volume_.EndHostWrite(slot_);
   if (alone) LookForMore();
   in_flight_.Release(pending);
   AnswerDurably(request, status);
@@ -292,7 +362,10 @@ bool Connection::ServeDirectWrite(const Request& request) {
 
 bool Connection::DrainPayload(uint64_t bytes) {
   while (bytes > 0) {
-    if (channel_.available() == 0 && !ReceiveMore()) return false;
+    if (channel_.available() == 0 && !ReceiveMore()) {
+      if (parked()) settings_.drain_bytes = bytes;
+      return false;
+    }
     const size_t count = std::min<uint64_t>(bytes, channel_.available());
     channel_.Consume(count);
     bytes -= count;
@@ -300,24 +373,43 @@ bool Connection::DrainPayload(uint64_t bytes) {
   return true;
 }
 
-void Connection::ServeRange(const Request& request) { AnswerDurably(request, RunRange(request)); }
+// False when the connection ends before the request has.
+bool Connection::ServeRange(const Request& request) {
+  Request rest = request;
+  const Status status = RunRange(&rest);
+  if (status.code() != Code::kWouldBlock) {
+    AnswerDurably(request, status);
+    return true;
+  }
+  if (!channel_.parking()) {
+    HoldRange(rest);
+    return true;
+  }
+  KeepForLater(rest, nullptr, 0);
+  return End(CloseReason::kParked, "");
+}
 
-Status Connection::RunRange(const Request& request) {
-  const bool zeroes = request.type == kWriteZeroes;
-  const bool no_hole = (request.flags & kNoHole) != 0;
-  uint64_t offset = request.offset;
-  uint64_t left = request.length;
-  while (left > 0) {
-    const uint64_t piece = left <= kRangePieceBytes ? left : WholeTracks(offset, kRangePieceBytes);
-    Status status = zeroes ? volume_.WriteZeroes(slot_, offset, piece, no_hole)
-                           : volume_.Trim(slot_, offset, piece);
+// Executes a TRIM or WRITE_ZEROES; *rest becomes what is left of it. kWouldBlock: the volume is
+// frozen, or the connection is being parked.
+Status Connection::RunRange(Request* rest) {
+  const bool zeroes = rest->type == kWriteZeroes;
+  const bool no_hole = (rest->flags & kNoHole) != 0;
+  while (rest->length > 0) {
+    const uint64_t piece = rest->length <= kRangePieceBytes
+                               ? rest->length
+                               : WholeTracks(rest->offset, kRangePieceBytes);
+    if (channel_.parking() || !volume_.BeginHostWrite(slot_)) return Status(Code::kWouldBlock);
+    Status status = zeroes ? volume_.WriteZeroes(slot_, rest->offset, piece, no_hole)
+                           : volume_.Trim(slot_, rest->offset, piece);
+    volume_.EndHostWrite(slot_);
     if (!status.ok()) return status;
-    offset += piece;
-    left -= piece;
+    rest->offset += piece;
+    rest->length -= static_cast<uint32_t>(piece);
     unchecked_bytes_ += piece;
     // Also across requests: many of one piece each are as long as one of many pieces.
-    if (left > 0 || unchecked_bytes_ >= kRangePieceBytes) status = GoOnWithRange();
-    if (left > 0 && !status.ok()) return status;
+    const bool more = rest->length > 0;
+    if (more || unchecked_bytes_ >= kRangePieceBytes) status = GoOnWithRange();
+    if (more && !status.ok()) return status;
   }
   return Status::Ok();
 }
@@ -364,11 +456,17 @@ Pending* Connection::TakeBuffered(const Request& request, size_t bytes) {
   return nullptr;
 }
 
-// Waits until at least one request in flight has completed, and answers.
+// Waits until at least one request in flight has completed, and answers. Held ones complete by a
+// thaw, or by the client's end or ours, for which they are dropped.
 void Connection::AwaitCompletion() {
   channel_.Flush();
-  while (!in_flight_.has_completed()) channel_.WaitWake();
+  while (!in_flight_.has_completed() && (!held_.thawed() || channel_.parking())) {
+    const bool holding = held_.count() > 0;
+    if (holding && (channel_.stopping() || channel_.broken())) return DropHeld();
+    channel_.WaitWake(holding);
+  }
   AnswerCompleted();
+  if (held_.thawed() && !channel_.parking()) RunHeld();
 }
 
 void Connection::AnswerCompleted() {
@@ -395,6 +493,7 @@ void Connection::Answer(const Request& request, const Status& status) {
 }
 
 void Connection::AnswerError(const Request& request, WireError error, const char* reason) {
+  Add(settings_.stats->errors, 1);
   uint8_t* to = channel_.Reserve(kMaxReplyHeaderBytes);
   if (!structured_) {
     channel_.Commit(PutSimpleReply(to, error, request.cookie));

@@ -1,6 +1,7 @@
 #include "nbd/in_flight.h"
 
 #include <new>
+#include <utility>
 
 namespace flashlun::nbd {
 namespace {
@@ -12,9 +13,15 @@ Status Copy(const Status& status) {
 
 }  // namespace
 
-void Pending::Done(const Status& status_of_step) { table_->Complete(this, status_of_step); }
+void Pending::Done(const Status& status_of_step) {
+  // Here and not on the connection's thread, which a client that does not read may hold up: a
+  // freeze waits for it.
+  if (writing != nullptr) writing->EndHostWrite(*slot);
+  writing = nullptr;
+  table_->Complete(this, status_of_step);
+}
 
-InFlight::InFlight(Channel& channel) : channel_(channel) {
+InFlight::InFlight(Channel& channel, ConnectionStats& stats) : channel_(channel), stats_(stats) {
   for (Pending& pending : table_) {
     pending.table_ = this;
     pending.next_ = free_;
@@ -28,6 +35,7 @@ Pending* InFlight::Take(const Request& request) {
   pending->next_ = nullptr;
   pending->request = request;
   count_++;
+  stats_.in_flight.store(count_, std::memory_order_relaxed);
   return pending;
 }
 
@@ -44,15 +52,28 @@ bool InFlight::AllocateBuffer(Pending* pending, size_t bytes) {
   return true;
 }
 
+bool InFlight::AllocateHeld(Pending* pending, size_t bytes) {
+  if (!AllocateBuffer(pending, bytes)) return false;
+  MakeHeld(pending);
+  return true;
+}
+
+void InFlight::MakeHeld(Pending* pending) {
+  buffered_bytes_ -= pending->buffer_bytes;
+  pending->held_bytes = std::exchange(pending->buffer_bytes, size_t{0});
+}
+
 void InFlight::Release(Pending* pending) {
   buffered_bytes_ -= pending->buffer_bytes;
   pending->buffer_bytes = 0;
+  pending->held_bytes = 0;
   pending->buffer.reset();
   pending->status = Status::Ok();
   pending->flushing = false;
   pending->next_ = free_;
   free_ = pending;
   count_--;
+  stats_.in_flight.store(count_, std::memory_order_relaxed);
 }
 
 Pending* InFlight::TakeCompleted() {

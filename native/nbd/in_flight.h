@@ -48,7 +48,11 @@ class Pending final : public FlushWaiter {
   };
   std::unique_ptr<uint8_t[], FreeAligned> buffer;
   size_t buffer_bytes = 0;
+  size_t held_bytes = 0;  // of a buffer outside the connection's budget (hold.h)
   bool flushing = false;  // the write has ended well; this is its FUA
+  // A WRITE under way asynchronously: its end is told to the volume.
+  Volume* writing = nullptr;
+  const OpSlot* slot = nullptr;
 
  private:
   friend class InFlight;
@@ -58,7 +62,7 @@ class Pending final : public FlushWaiter {
 
 class InFlight {
  public:
-  explicit InFlight(Channel& channel);
+  InFlight(Channel& channel, ConnectionStats& stats);
 
   // Connection's thread.
   void BindToThisThread() { owner_ = std::this_thread::get_id(); }
@@ -70,6 +74,10 @@ class InFlight {
   bool MayBuffer(size_t bytes) const;
   // False when the system has no memory.
   bool AllocateBuffer(Pending* pending, size_t bytes);
+  // The same outside of that budget.
+  bool AllocateHeld(Pending* pending, size_t bytes);
+  // Takes a buffer out of that budget.
+  void MakeHeld(Pending* pending);
   void Release(Pending* pending);
   bool has_completed() const { return has_completed_.load(std::memory_order_acquire); }
   // The oldest completed request, or nullptr. It stays counted until released.
@@ -81,6 +89,7 @@ class InFlight {
   void Complete(Pending* pending, const Status& status);
 
   Channel& channel_;
+  ConnectionStats& stats_;
   std::thread::id owner_;
 
   // Of the connection's thread.

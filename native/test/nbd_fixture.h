@@ -245,6 +245,7 @@ class Fixture {
   std::unique_ptr<Store> store;
   std::unique_ptr<Server> server;
   uint64_t last_id = 0;
+  bool structured = false;  // what a test says of its clients
 
  private:
   // What socketpair is for unix sockets.

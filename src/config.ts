@@ -39,6 +39,7 @@ export interface ServeOptions {
   readonly poolCapacity?: string | number;
   readonly insecureNbd?: boolean;
   readonly insecureHttp?: boolean;
+  readonly takeover?: boolean;
   readonly printConfig?: boolean;
 }
 
@@ -70,6 +71,8 @@ export interface Config {
   readonly poolCapacityBytes: number | undefined;
   readonly insecureNbd: boolean;
   readonly insecureHttp: boolean;
+  /** From the server that runs on the same data directory, if one does. */
+  readonly takeover: boolean;
 }
 
 export const DEFAULT_ESS_SERIAL = '13698';
@@ -89,6 +92,7 @@ const Raw = Type.Object(
     'pool-capacity': Type.Optional(Type.String()),
     'insecure-nbd': Type.Boolean(),
     'insecure-http': Type.Boolean(),
+    takeover: Type.Boolean(),
   },
   { additionalProperties: false },
 );
@@ -97,7 +101,12 @@ type Raw = Static<typeof Raw>;
 type Key = keyof Raw;
 
 const KEYS = Object.keys(Raw.properties) as Key[];
-const BOOLEANS: ReadonlySet<Key> = new Set<Key>(['no-demo', 'insecure-nbd', 'insecure-http']);
+const BOOLEANS: ReadonlySet<Key> = new Set<Key>([
+  'no-demo',
+  'insecure-nbd',
+  'insecure-http',
+  'takeover',
+]);
 
 const DEFAULTS = {
   data: './data',
@@ -109,6 +118,7 @@ const DEFAULTS = {
   'copy-rate': 'unlimited',
   'insecure-nbd': false,
   'insecure-http': false,
+  takeover: false,
 } as const satisfies Partial<Raw>;
 
 type RawValues = Partial<Record<Key, string | boolean>>;
@@ -186,6 +196,7 @@ export function printableConfig(config: Config): Record<string, string | boolean
       : { 'pool-capacity': String(config.poolCapacityBytes) }),
     'insecure-nbd': config.insecureNbd,
     'insecure-http': config.insecureHttp,
+    takeover: config.takeover,
   };
 }
 
@@ -214,6 +225,7 @@ function fromFlags(flags: ServeOptions): RawValues {
   set('pool-capacity', flags.poolCapacity);
   set('insecure-nbd', flags.insecureNbd);
   set('insecure-http', flags.insecureHttp);
+  set('takeover', flags.takeover);
   return values;
 }
 
@@ -288,6 +300,7 @@ function checked(raw: Raw): Config {
     poolCapacityBytes: checkCapacity(raw['pool-capacity']),
     insecureNbd: raw['insecure-nbd'],
     insecureHttp: raw['insecure-http'],
+    takeover: raw.takeover,
   };
 }
 

@@ -7,18 +7,19 @@
  * undoes what it did, and logs nothing at info: its error is the one line people shall see.
  */
 
-import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { Auth } from './api/auth.js';
-import { createApiServer } from './api/server.js';
+import { type ApiServer, createApiServer } from './api/server.js';
 import { ChangeQueue } from './array/change-queue.js';
 import { createDemoArray } from './array/demo-array.js';
+import { VolumeFreezes } from './array/freeze.js';
 import { Pools } from './array/pools.js';
 import { StorageArray } from './array/storage-array.js';
 import { FlashlunError, fromNative } from './base/errors.js';
 import { LIMITS } from './base/limits.js';
 import type { Logger } from './base/log.js';
-import { type Config, formatHostPort, type HostPort } from './config.js';
+import { type Config, formatHostPort } from './config.js';
 import { BackgroundCopy } from './copyservices/background-copy.js';
 import { CopyServices } from './copyservices/copy-services.js';
 import { Scrubs } from './copyservices/scrubs.js';
@@ -35,14 +36,18 @@ import {
   ESS_SERIAL_SETTING,
   makeDataDir,
   openDemoDecision,
-  writeFileAtomically,
 } from './first-start.js';
+import { ServerHandover } from './handover.js';
 import { CounterRepository, SettingRepository } from './metadata/counters.js';
 import { type MetadataDatabase, openDatabase } from './metadata/database.js';
 import { TaskRepository } from './metadata/tasks.js';
 import { SessionRepository, UserRepository } from './metadata/users.js';
 import { createMetrics } from './metrics/registry.js';
+import { ConnectionRegistry } from './nbd/connections.js';
 import { type NbdServer, startNbdListeners } from './nbd/listener.js';
+import { describeOpenError, publish, reachable, unpublish } from './published.js';
+import { type Giver, TakeoverService } from './takeover/giver.js';
+import { type Inheritance, takeOver, takeoverPath } from './takeover/taker.js';
 
 export interface ServerOptions {
   readonly config: Config;
@@ -61,6 +66,7 @@ export interface ServerAddresses {
 /** Everything of the control plane that works on the open pool. */
 interface Services {
   readonly array: StorageArray;
+  readonly freezes: VolumeFreezes;
   readonly pools: Pools;
   readonly backgroundCopy: BackgroundCopy;
   readonly copyServices: CopyServices;
@@ -82,6 +88,8 @@ export class FlashlunServer {
   #services: Services | undefined;
   #addresses: ServerAddresses = { http: '', nbd: { tcp: null, unix: null } };
   #obstacle: string | undefined = 'the server is starting';
+  #inheritance: Inheritance | undefined;
+  #givenTo: Promise<number> = new Promise(() => undefined);
   /** The administrator's password, at the first start only. */
   newPassword: string | undefined;
 
@@ -118,6 +126,11 @@ export class FlashlunServer {
     return this.#addresses;
   }
 
+  /** Resolves with the process that has taken over, after which there is nothing left to stop. */
+  get givenTo(): Promise<number> {
+    return this.#givenTo;
+  }
+
   /**
    * Stops accepting, lets what is in flight end, and closes the pool. Every step is tried.
    *
@@ -125,6 +138,7 @@ export class FlashlunServer {
    */
   async stop(): Promise<void> {
     this.#obstacle = 'the server is shutting down';
+    this.#inheritance?.close();
     const failures: unknown[] = [];
     for (const [name, undo] of this.#steps.splice(0).reverse()) {
       try {
@@ -144,12 +158,16 @@ export class FlashlunServer {
   }
 
   async #start(): Promise<void> {
-    const { adminPassword, config } = this.#options;
+    const { adminPassword, config, log, version } = this.#options;
     checkAdminPassword(adminPassword);
     makeDataDir(this.#dataDir);
+    if (config.takeover) this.#inheritance = await takeOver(this.#dataDir, version, log);
     // The engine gives the file its name when the pool is complete.
     const isNewPool = !existsSync(this.#file('pool/meta'));
     const engine = await this.#openEngine();
+    const registry = new ConnectionRegistry(engine, log);
+    // First of all: clients wait for it.
+    this.#inheritance?.resumeConnections(registry, log);
     if (!isNewPool) checkCapacity(config.poolCapacityBytes, defaultCapacity(engine));
     const db = await this.#openDatabase();
     const settings = new SettingRepository(db);
@@ -157,13 +175,15 @@ export class FlashlunServer {
     if (isNewPool) openDemoDecision(settings);
     const services = this.#createServices(engine, db, essSerial);
     this.#services = services;
-    await this.#startHttp(engine, services);
-    await this.#startNbd(engine, services.array);
+    const api = await this.#startHttp(engine, services, registry);
+    const nbd = await this.#startNbd(engine, services.array, registry);
     settings.keepFirst(ESS_SERIAL_SETTING, essSerial);
     await this.#firstStart(services, settings);
     services.backgroundCopy.resume();
+    await this.#offerTakeover({ engine, db, api, nbd, registry });
     this.#publish();
     this.#obstacle = undefined;
+    this.#inheritance?.close();
     const { recoveredUnclean, recoveredRecords, ioBackend, ioNote } = engine.info();
     if (ioNote !== '') this.#log.warn({ reason: ioNote }, 'asynchronous I/O by threads');
     const recovery = { recoveredUnclean, recoveredRecords };
@@ -191,28 +211,12 @@ export class FlashlunServer {
         ...(poolCapacityBytes === undefined ? {} : { capacityBytes: poolCapacityBytes }),
       });
     } catch (error) {
-      throw this.#describeOpenError(error);
+      throw describeOpenError(error, this.#dataDir);
     }
     // Left behind by a server that was killed; whoever reads it would ask a dead address.
-    this.#unpublish();
+    unpublish(this.#dataDir);
     this.#steps.push(['engine', () => engine.close()]);
     return engine;
-  }
-
-  #describeOpenError(error: unknown): FlashlunError {
-    const known = fromNative(error, 'open the pool');
-    if (known.code !== 'DATA_DIR_LOCKED') return known;
-    const pidFile = this.#file('flashlun.pid');
-    const pid = existsSync(pidFile) ? readFileSync(pidFile, 'utf8').trim() : '';
-    const holder = /^\d+$/.test(pid)
-      ? `another flashlun server (process ${pid})`
-      : 'another process';
-    return new FlashlunError(
-      'DATA_DIR_LOCKED',
-      `the data directory ${this.#dataDir} is in use by ${holder}. ` +
-        'Stop it first, or give this one another --data directory.',
-      { cause: error },
-    );
   }
 
   async #openDatabase(): Promise<MetadataDatabase> {
@@ -253,6 +257,7 @@ export class FlashlunServer {
     const taskRecords = new TaskRepository(db, LIMITS.runsPerTask);
     return {
       array,
+      freezes: new VolumeFreezes(engine, array, changes),
       pools,
       backgroundCopy,
       copyServices,
@@ -266,11 +271,16 @@ export class FlashlunServer {
     };
   }
 
-  async #startHttp(engine: Engine, services: Services): Promise<void> {
+  async #startHttp(
+    engine: Engine,
+    services: Services,
+    registry: ConnectionRegistry,
+  ): Promise<ApiServer> {
     const { config, log, version } = this.#options;
     const api = await createApiServer({
       ...services,
       engine,
+      connections: registry,
       metrics: createMetrics({ ...services, engine, version }),
       nbdAddresses: () => this.#addresses.nbd,
       notReady: () => this.#obstacle ?? poisonedText(engine),
@@ -280,18 +290,34 @@ export class FlashlunServer {
     // A change that a request began is waited for even when the request itself was cut off.
     this.#steps.push(['changes', () => this.#changes.idle()]);
     this.#steps.push(['http', () => api.close()]);
-    const address = await api.listen(config.http.host, config.http.port);
+    const inherited = this.#inheritance?.takeListener('http', formatHostPort(config.http));
+    const address =
+      inherited === undefined
+        ? await api.listen(config.http.host, config.http.port)
+        : await api.listenOn(inherited);
     this.#addresses = { ...this.#addresses, http: `http://${formatHostPort(reachable(address))}` };
+    return api;
   }
 
-  async #startNbd(engine: Engine, array: StorageArray): Promise<void> {
+  async #startNbd(
+    engine: Engine,
+    array: StorageArray,
+    registry: ConnectionRegistry,
+  ): Promise<NbdServer> {
     const { config, log } = this.#options;
+    const inherit = (kind: 'nbd-tcp' | 'nbd-unix', configured: string | undefined) =>
+      configured === undefined ? undefined : this.#inheritance?.takeListener(kind, configured);
     const nbd: NbdServer = await startNbdListeners({
       engine,
       catalog: array,
       tcp: config.nbd,
       unixPath: config.nbdUnix,
       log,
+      registry,
+      inherited: {
+        tcp: inherit('nbd-tcp', config.nbd && formatHostPort(config.nbd)),
+        unix: inherit('nbd-unix', config.nbdUnix),
+      },
     });
     this.#steps.push(['nbd', () => nbd.close()]);
     const { tcp, unix } = nbd.addresses();
@@ -299,29 +325,48 @@ export class FlashlunServer {
       ...this.#addresses,
       nbd: { tcp: tcp === undefined ? null : formatHostPort(tcp), unix: unix ?? null },
     };
+    return nbd;
+  }
+
+  /** A server without it serves as well, but has to be stopped before the next one starts. */
+  async #offerTakeover(parts: {
+    readonly engine: Engine;
+    readonly db: MetadataDatabase;
+    readonly api: ApiServer;
+    readonly nbd: NbdServer;
+    readonly registry: ConnectionRegistry;
+  }): Promise<void> {
+    const { config, log, version } = this.#options;
+    const { backgroundCopy, scrubs } = this.#started;
+    const giver: Giver = new ServerHandover({
+      ...parts,
+      config,
+      version,
+      log,
+      changes: this.#changes,
+      addresses: () => this.#addresses,
+      obstacle: () => this.#obstacle,
+      stopServices: () => {
+        // The engine waits for their last batch; nobody waits for their threads.
+        void backgroundCopy.close().catch(() => undefined);
+        void scrubs.close().catch(() => undefined);
+        parts.db.close();
+        this.#steps.length = 0;
+      },
+    });
+    try {
+      const service = await TakeoverService.listen(takeoverPath(this.#dataDir), giver, log);
+      this.#steps.push(['takeover', () => service.close()]);
+      this.#givenTo = service.given;
+    } catch (error) {
+      log.warn({ err: error }, 'another server will not be able to take over from this one');
+    }
   }
 
   /** Tells others where we are; the last act of a start and the first of a stop. */
   #publish(): void {
-    const facts = {
-      pid: process.pid,
-      ...this.#addresses,
-      essSerial: this.array.essSerial,
-      startedAt: new Date().toISOString(),
-    };
-    this.#steps.push([
-      'address files',
-      () => {
-        this.#unpublish();
-      },
-    ]);
-    writeFileAtomically(this.#file('flashlun.pid'), `${process.pid}\n`);
-    writeFileAtomically(this.#file('flashlun.json'), `${JSON.stringify(facts, null, 2)}\n`);
-  }
-
-  #unpublish(): void {
-    rmSync(this.#file('flashlun.json'), { force: true });
-    rmSync(this.#file('flashlun.pid'), { force: true });
+    this.#steps.push(['address files', () => unpublish(this.#dataDir)]);
+    publish(this.#dataDir, { ...this.#addresses, essSerial: this.array.essSerial });
   }
 
   #file(name: string): string {
@@ -337,11 +382,4 @@ function defaultCapacity(engine: Engine): number {
 function poisonedText(engine: Engine): string | undefined {
   const { poisoned } = engine.info();
   return poisoned === '' ? undefined : `the pool has stopped: ${poisoned}`;
-}
-
-/** An address that means "all of them" is no address to connect to. */
-function reachable(address: HostPort): HostPort {
-  if (address.host === '0.0.0.0') return { ...address, host: '127.0.0.1' };
-  if (address.host === '::') return { ...address, host: '::1' };
-  return address;
 }

@@ -50,6 +50,8 @@ export interface VolumeView {
   readonly zeroOps: number;
   readonly errorOps: number;
   readonly redirectedTracks: number;
+  /** ISO time at which a freeze ends by itself; null: it is not frozen. */
+  readonly frozenUntil: string | null;
 }
 
 export interface LssView {
@@ -375,6 +377,8 @@ export class StorageArray implements ExportCatalog {
       zeroOps: state.zeroOps,
       errorOps: state.errorOps,
       redirectedTracks: state.redirectedTracks,
+      frozenUntil:
+        state.frozenUntilUnixMs === 0 ? null : new Date(state.frozenUntilUnixMs).toISOString(),
     };
   }
 }

@@ -2,6 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { addConnectionCommands } from './commands/connection.js';
 import { addFlashcopyCommands } from './commands/flashcopy.js';
 import { addInventoryCommands } from './commands/inventory.js';
 import { addPoolCommands } from './commands/pool.js';
@@ -47,6 +48,7 @@ export function buildProgram(context: CliContext): Command {
   addServeCommand(program);
   addVolumeCommands(program, context);
   addAttachCommand(program, context);
+  addConnectionCommands(program, context);
   addFlashcopyCommands(program, context);
   addVerifyCommand(program, context);
   addTaskCommands(program, context);

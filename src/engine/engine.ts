@@ -5,18 +5,27 @@
  * directory. Errors come from native code as `NativeError` and pass through unchanged.
  */
 
-import { loadAddon, type NativeAddon, type PoolHandle } from './native.js';
+import {
+  type DescriptorMessage,
+  loadAddon,
+  type NativeAddon,
+  type PeerCredentials,
+  type PoolHandle,
+} from './native.js';
 import type {
   AdoptOptions,
+  ConnectionState,
   CopyBatchResult,
   Engine,
   EngineInfo,
   EngineOptions,
   OnClosed,
   PairSpec,
+  ParkedConnection,
   PoolReport,
   PoolState,
   RelationshipState,
+  ResumedConnection,
   VolumePlacement,
   VerifyBatchResult,
   VolumeState,
@@ -105,6 +114,14 @@ class NativeEngine implements Engine {
     return this.#native.pools(this.#handle);
   }
 
+  freeze(ids: readonly number[], milliseconds: number): Promise<void> {
+    return this.#native.freeze(this.#handle, ids, milliseconds);
+  }
+
+  thaw(ids: readonly number[]): number[] {
+    return this.#native.thaw(this.#handle, ids);
+  }
+
   establish(pairs: readonly PairSpec[]): Promise<number[]> {
     return this.#native.establish(this.#handle, pairs);
   }
@@ -156,9 +173,120 @@ class NativeEngine implements Engine {
     return connectionId;
   }
 
+  resume(fd: number, options: AdoptOptions, from: ResumedConnection, onClosed: OnClosed): number {
+    const { volumeId, structuredReplies, readOnly } = options;
+    const { requests, errors, bytesIn, bytesOut } = from.counters;
+    const { read, write, flush, trim, writeZeroes, other } = requests;
+    const connectionId = this.#native.adopt(
+      this.#handle,
+      fd,
+      volumeId,
+      structuredReplies,
+      readOnly,
+      from.leftover,
+      from.id,
+      from.unsent,
+      from.drainBytes,
+      [read, write, flush, trim, writeZeroes, other, errors, bytesIn, bytesOut],
+    );
+    closedListeners.set(listenerKey(this.#handle, connectionId), onClosed);
+    return connectionId;
+  }
+
+  connections(): ConnectionState[] {
+    const numbers = this.#native.connections(this.#handle);
+    const states: ConnectionState[] = [];
+    for (let at = 0; at < numbers.length; at += CONNECTION_NUMBERS) {
+      states.push(connectionState(numbers.subarray(at, at + CONNECTION_NUMBERS)));
+    }
+    return states;
+  }
+
+  park(): Promise<ParkedConnection[]> {
+    return this.#native.park(this.#handle);
+  }
+
+  unpark(): void {
+    this.#native.unpark(this.#handle);
+  }
+
+  release(): Promise<void> {
+    this.#closed ??= this.#native.release(this.#handle);
+    return this.#closed;
+  }
+
   disconnect(connectionId: number): void {
     this.#native.disconnect(this.#handle, connectionId);
   }
+}
+
+/** As native/binding/connections.cc writes them. */
+const CONNECTION_NUMBERS = 12;
+
+function connectionState(numbers: Float64Array): ConnectionState {
+  const at = (index: number): number => numbers[index] ?? 0;
+  return {
+    id: at(0),
+    requests: {
+      read: at(1),
+      write: at(2),
+      flush: at(3),
+      trim: at(4),
+      writeZeroes: at(5),
+      other: at(6),
+    },
+    errors: at(7),
+    bytesIn: at(8),
+    bytesOut: at(9),
+    inFlight: at(10),
+    held: at(11),
+  };
+}
+
+/**
+ * Sends a message with descriptors to another server; they stay open here.
+ * @throws NativeError CLOSED it has gone, TIMEOUT, LIMIT too long, IO
+ */
+export function sendMessage(
+  socket: number,
+  body: Uint8Array,
+  descriptors: readonly number[],
+  milliseconds: number,
+): Promise<void> {
+  return addon().sendMessage(socket, body, descriptors, milliseconds);
+}
+
+/**
+ * Receives the next message of another server.
+ * @throws NativeError CLOSED it has gone, TIMEOUT, INVALID not such a message or another version
+ */
+export function receiveMessage(socket: number, milliseconds: number): Promise<DescriptorMessage> {
+  return addon().receiveMessage(socket, milliseconds);
+}
+
+/** A listening unix socket of this user alone, whose path is the caller's. @throws NativeError */
+export function listenUnixDescriptor(path: string): number {
+  return addon().listenUnix(path);
+}
+
+/** @throws NativeError NOT_FOUND nobody listens there */
+export function connectUnixDescriptor(path: string): number {
+  return addon().connectUnix(path);
+}
+
+/** Another number for the same socket. @throws NativeError LIMIT no more open files */
+export function duplicateDescriptor(fd: number): number {
+  return addon().duplicate(fd);
+}
+
+/** Closes a descriptor that one of these functions gave. */
+export function closeDescriptor(fd: number): void {
+  addon().closeDescriptor(fd);
+}
+
+/** Who is at the other end. @throws NativeError INVALID no unix socket */
+export function peerCredentials(fd: number): PeerCredentials {
+  return addon().peerCredentials(fd);
 }
 
 /**

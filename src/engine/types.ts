@@ -5,6 +5,16 @@
  * 2^53.
  */
 
+import type {
+  AdoptOptions,
+  ConnectionState,
+  OnClosed,
+  ParkedConnection,
+  ResumedConnection,
+} from './connection-types.js';
+
+export type * from './connection-types.js';
+
 /** Bytes of one track, the unit of mapping and copying (ess.md 2.4). */
 export const TRACK_BYTES = 65_536;
 
@@ -67,6 +77,8 @@ export interface VolumeState {
   readonly errorOps: number;
   /** First writes to a shared track, sent to a fresh one (redirect on write). */
   readonly redirectedTracks: number;
+  /** When a freeze thaws it at the latest; 0: it is not frozen. */
+  readonly frozenUntilUnixMs: number;
 }
 
 /** Where a new volume's tracks come from, and whether all of them are reserved. */
@@ -162,6 +174,8 @@ export interface EngineInfo {
   readonly flushes: number;
   /** Given back to the disk. */
   readonly trimmedTracks: number;
+  /** Volumes that a freeze's time limit thawed. */
+  readonly expiredFreezes: number;
   readonly recoveredUnclean: boolean;
   readonly recoveredRecords: number;
   /** Tracks with a checksum. */
@@ -227,27 +241,6 @@ export interface PoolReport {
   readonly neededBytes: number;
 }
 
-/** What negotiation agreed with one NBD client; the native transmission phase starts from it. */
-export interface AdoptOptions {
-  readonly volumeId: number;
-  readonly structuredReplies: boolean;
-  readonly readOnly: boolean;
-}
-
-export interface ConnectionCounters {
-  readonly requests: number;
-  readonly bytesIn: number;
-  readonly bytesOut: number;
-}
-
-/**
- * Why a connection ended: `disconnect` NBD_CMD_DISC, `eof`, `protocol` a violation (detail says
- * which), `io`, `stopped` by us.
- */
-export type CloseReason = 'disconnect' | 'eof' | 'protocol' | 'io' | 'stopped';
-
-export type OnClosed = (reason: CloseReason, detail: string, counters: ConnectionCounters) => void;
-
 /** The open pool. One per process; workers reach the same one through `openedEngine(dir)`. */
 export interface Engine {
   /** Commits, checkpoints, closes. Stop connections and copies first. */
@@ -276,6 +269,18 @@ export interface Engine {
   createPool(name: string, path: string, capacityBytes: number): Promise<void>;
   growPool(number: number, capacityBytes: number): Promise<void>;
   pools(): PoolState[];
+
+  /**
+   * Holds up the host writes of all the volumes, or of none, until `thaw` or for so long at most.
+   * When it resolves none is in flight, and their content does not change by hosts. State of this
+   * process only.
+   *
+   * @throws NativeError NOT_FOUND; BUSY one is frozen already; INVALID the time; TIMEOUT a write in
+   *   flight does not end.
+   */
+  freeze(ids: readonly number[], milliseconds: number): Promise<void>;
+  /** Ends it. Returns those that were frozen until now: one that is missing was thawed before. */
+  thaw(ids: readonly number[]): number[];
 
   /** All pairs at one T0, or none. Resolves with one relationship id a pair, when T0 is durable. */
   establish(pairs: readonly PairSpec[]): Promise<number[]>;
@@ -311,6 +316,26 @@ export interface Engine {
    * @throws NativeError NOT_FOUND no such volume, LIMIT too many connections.
    */
   adopt(fd: number, options: AdoptOptions, leftover: Uint8Array, onClosed: OnClosed): number;
+  /**
+   * Goes on with a connection that another server parked: duplicates `fd` as adopt does. It keeps
+   * its id and its counters.
+   */
+  resume(fd: number, options: AdoptOptions, from: ResumedConnection, onClosed: OnClosed): number;
+  /** The connections in transmission, by id. */
+  connections(): ConnectionState[];
+  /**
+   * Brings every connection to a boundary between requests and stops there; new ones are refused.
+   *
+   * @throws NativeError TIMEOUT a request does not end; all of them go on. BUSY: parked already.
+   */
+  park(): Promise<ParkedConnection[]>;
+  /** The parked connections go on as if nothing had been. */
+  unpark(): void;
+  /**
+   * Forgets the parked connections, for another process that has them (their onClosed says
+   * `parked`), and closes the pool. Its memory is left to the end of the process.
+   */
+  release(): Promise<void>;
   /** Drops a connection; its onClosed follows. Unknown ids are ignored (it ended by itself). */
   disconnect(connectionId: number): void;
 }

@@ -1,38 +1,182 @@
 /**
  * The NBD connections that native code serves. Node does not count them any more once their
- * sockets are handed over, so this does, for the API, metrics and an orderly stop.
+ * sockets are handed over, so this does, for the API, metrics, an orderly stop, and for handing
+ * them to another server.
+ *
+ * What a connection is (peer, export, what was agreed) is kept here; what it does is counted by the
+ * engine and asked for when somebody wants to know.
  */
 
+import type { Socket } from 'node:net';
+import { FlashlunError } from '../base/errors.js';
+import { formatVolumeId } from '../base/ids.js';
+import type { Logger } from '../base/log.js';
+import type {
+  AdoptOptions,
+  CloseReason,
+  ConnectionCounters,
+  ConnectionState,
+  Engine,
+  ParkedState,
+} from '../engine/types.js';
+import { handOver } from './hand-over.js';
+
+/** The other end of a connection. */
+export interface NbdPeer {
+  readonly transport: 'tcp' | 'unix';
+  /** `127.0.0.1:40112`, or `unix`: the peer of a unix socket has no name. */
+  readonly peer: string;
+  /** Of a unix socket: the process that connected, and its user. */
+  readonly pid?: number | undefined;
+  readonly uid?: number | undefined;
+  /** Whom a TLS certificate or key names. */
+  readonly tlsIdentity?: string | undefined;
+}
+
 /** One client in its transmission phase. */
-export interface NbdConnection {
+export interface NbdConnection extends NbdPeer {
   /** The engine's id of the connection. */
   readonly id: number;
   readonly volumeId: number;
-  /** `127.0.0.1:40112`, or `unix`: the peer of a unix socket has no name. */
-  readonly peer: string;
-  readonly transport: 'tcp' | 'unix';
-  /** ISO time of the hand-over. */
+  /** As the client named it. */
+  readonly exportName: string;
+  /** What was agreed. */
+  readonly settings: AdoptOptions;
+  /** ISO time of the hand-over from negotiation. */
   readonly since: string;
 }
 
+/** A connection with what it does, as the API shows it. */
+export interface ConnectionView {
+  readonly id: number;
+  readonly volume: string;
+  readonly export: string;
+  readonly transport: 'tcp' | 'unix';
+  readonly peer: string;
+  readonly pid: number | null;
+  readonly uid: number | null;
+  readonly tlsIdentity: string | null;
+  readonly since: string;
+  readonly readOnly: boolean;
+  readonly features: string[];
+  readonly requests: ConnectionState['requests'];
+  readonly errors: number;
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+  readonly inFlight: number;
+  readonly held: number;
+}
+
+/** A connection on its way to another server, without its socket. */
+export interface HandedConnection extends ParkedState {
+  readonly connection: NbdConnection;
+  readonly counters: Omit<ConnectionState, 'id' | 'inFlight' | 'held'>;
+}
+
+type ConnectionEngine = Pick<
+  Engine,
+  'adopt' | 'resume' | 'disconnect' | 'connections' | 'park' | 'unpark'
+>;
+
 export class ConnectionRegistry {
+  readonly #engine: ConnectionEngine;
+  readonly #log: Logger;
   readonly #connections = new Map<number, NbdConnection>();
   #onEmpty: (() => void)[] = [];
 
-  add(connection: NbdConnection): void {
-    this.#connections.set(connection.id, connection);
+  constructor(engine: ConnectionEngine, log: Logger) {
+    this.#engine = engine;
+    this.#log = log.child({ part: 'nbd' });
   }
 
-  remove(id: number): void {
-    this.#connections.delete(id);
-    if (this.#connections.size > 0) return;
-    const waiting = this.#onEmpty;
-    this.#onEmpty = [];
-    for (const resolve of waiting) resolve();
+  /**
+   * Hands a negotiated socket to the engine. A client that cannot be served is only logged: NBD has
+   * no way to say anything after GO, so it sees the connection close.
+   */
+  adopt(
+    socket: Socket,
+    peer: NbdPeer,
+    agreed: { readonly exportName: string; readonly settings: AdoptOptions },
+    leftover: Uint8Array,
+  ): void {
+    const { settings } = agreed;
+    const since = new Date().toISOString();
+    const about = { ...peer, ...agreed, volumeId: settings.volumeId, since };
+    const log = this.#logOf(about);
+    let id = -1;
+    try {
+      id = handOver(socket, leftover, (fd, bytes) =>
+        this.#engine.adopt(fd, settings, bytes, (...end) => {
+          this.#remove(id);
+          logClosed(log, ...end);
+        }),
+      );
+    } catch (error) {
+      logNotAdopted(log, error);
+      return;
+    }
+    this.#connections.set(id, { id, ...about });
+    const { structuredReplies, readOnly } = settings;
+    log.info({ connection: id, structuredReplies, readOnly }, 'attached');
+  }
+
+  /** Goes on with a connection of another server. `fd` stays the caller's. @throws NativeError */
+  resume(handed: HandedConnection, fd: number): void {
+    const { connection, counters, ...parked } = handed;
+    const log = this.#logOf(connection);
+    const { id, settings } = connection;
+    this.#engine.resume(fd, settings, { ...parked, id, counters }, (...end) => {
+      this.#remove(id);
+      logClosed(log, ...end);
+    });
+    this.#connections.set(id, connection);
+    log.debug({ connection: id }, 'taken over');
+  }
+
+  /** Parks all of them. @throws NativeError TIMEOUT, and all go on */
+  async park(): Promise<{ handed: HandedConnection; fd: number }[]> {
+    const parked = await this.#engine.park();
+    const states = new Map(this.#engine.connections().map((state) => [state.id, state]));
+    return parked.flatMap(({ fd, ...state }) => {
+      const connection = this.#connections.get(state.id);
+      const counters = states.get(state.id);
+      if (connection === undefined || counters === undefined) return [];
+      return [{ fd, handed: { ...state, connection, counters } }];
+    });
+  }
+
+  /** What is parked goes on here. */
+  unpark(): void {
+    this.#engine.unpark();
   }
 
   list(): NbdConnection[] {
     return [...this.#connections.values()];
+  }
+
+  /** All of them with what they do, in one question to the engine. */
+  views(): ConnectionView[] {
+    return this.#engine.connections().flatMap((state) => {
+      const connection = this.#connections.get(state.id);
+      return connection === undefined ? [] : [viewOf(connection, state)];
+    });
+  }
+
+  /** @throws FlashlunError NOT_FOUND */
+  view(id: number): ConnectionView {
+    const view = this.views().find((each) => each.id === id);
+    if (view === undefined) throw notFound(id);
+    return view;
+  }
+
+  /** Ends one; resolves before it has ended. @throws FlashlunError NOT_FOUND */
+  disconnect(id: number): void {
+    if (!this.#connections.has(id)) throw notFound(id);
+    this.#engine.disconnect(id);
+  }
+
+  disconnectAll(): void {
+    for (const id of this.#connections.keys()) this.#engine.disconnect(id);
   }
 
   /** Resolves to true when no connection is left, to false when the deadline passes first. */
@@ -51,4 +195,63 @@ export class ConnectionRegistry {
       clearTimeout(timer);
     }
   }
+
+  #logOf({ peer, volumeId }: Pick<NbdConnection, 'peer' | 'volumeId'>): Logger {
+    return this.#log.child({ peer, volume: formatVolumeId(volumeId) });
+  }
+
+  #remove(id: number): void {
+    this.#connections.delete(id);
+    if (this.#connections.size > 0) return;
+    const waiting = this.#onEmpty;
+    this.#onEmpty = [];
+    for (const resolve of waiting) resolve();
+  }
+}
+
+function viewOf(connection: NbdConnection, state: ConnectionState): ConnectionView {
+  const { id, volumeId, exportName, transport, peer, pid, uid, tlsIdentity, since } = connection;
+  const { readOnly, structuredReplies } = connection.settings;
+  return {
+    ...state,
+    id,
+    volume: formatVolumeId(volumeId),
+    export: exportName,
+    transport,
+    peer,
+    pid: pid ?? null,
+    uid: uid ?? null,
+    tlsIdentity: tlsIdentity ?? null,
+    since,
+    readOnly,
+    features: structuredReplies ? ['structured-replies'] : [],
+  };
+}
+
+function notFound(id: number): FlashlunError {
+  return new FlashlunError(
+    'NOT_FOUND',
+    `there is no connection ${id}. "flashlun connection list" shows those there are.`,
+  );
+}
+
+/** Likely reasons: the volume was deleted a moment ago, or too many clients are attached. */
+function logNotAdopted(log: Logger, error: unknown): void {
+  if (error instanceof FlashlunError && error.code === 'CANNOT_CONNECT') {
+    log.debug({ reason: error.message }, 'client left');
+  } else {
+    log.warn({ err: error }, 'the connection could not be served and was closed');
+  }
+}
+
+function logClosed(
+  log: Logger,
+  reason: CloseReason,
+  detail: string,
+  counters: ConnectionCounters,
+): void {
+  const facts = { reason, detail, ...counters };
+  if (reason === 'protocol' || reason === 'io') log.warn(facts, 'detached');
+  else if (reason === 'parked') log.debug(facts, 'handed to another server');
+  else log.info(facts, 'detached');
 }

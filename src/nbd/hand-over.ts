@@ -10,6 +10,7 @@
 import type { Server, Socket } from 'node:net';
 import { assert } from '../base/assert.js';
 import { FlashlunError } from '../base/errors.js';
+import { type PeerCredentials, peerCredentials } from '../engine/index.js';
 
 /** What we use of Node's TCP and pipe wraps. */
 interface StreamHandle {
@@ -71,6 +72,21 @@ export function checkDescriptorsShown(server: Server): void {
     `Node ${process.version} does not show socket descriptors to the program, which NBD needs. ` +
       'Use Node 20, 22 or 24 on Linux.',
   );
+}
+
+/** The descriptor of a listening server; it stays the server's. Undefined: it does not listen. */
+export function descriptorOf(server: Server): number | undefined {
+  return handleOf(server)?.fd;
+}
+
+/** The process at the other end of a unix socket; empty when it has gone before we looked. */
+export function unixPeerOf(socket: Socket): Partial<PeerCredentials> {
+  const handle = handleOf(socket);
+  try {
+    return handle === undefined ? {} : peerCredentials(handle.fd);
+  } catch {
+    return {};
+  }
 }
 
 function read(socket: Socket): Uint8Array | null {

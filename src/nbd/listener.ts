@@ -7,21 +7,28 @@
  * Runs on the main thread; no payload byte passes here.
  */
 
+import { rmSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
 import type { ExportCatalog } from '../array/export-catalog.js';
 import { FlashlunError } from '../base/errors.js';
-import { formatVolumeId } from '../base/ids.js';
 import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
-import type { CloseReason, ConnectionCounters, Engine } from '../engine/types.js';
-import { ConnectionRegistry, type NbdConnection } from './connections.js';
-import { checkDescriptorsShown, handOver } from './hand-over.js';
-import type { TransmitOutcome } from './handshake.js';
-import { formatAddress, listenTcp, listenUnix, type TcpAddress } from './listen.js';
+import { duplicateDescriptor } from '../engine/index.js';
+import type { Engine } from '../engine/types.js';
+import { ConnectionRegistry, type NbdConnection, type NbdPeer } from './connections.js';
+import { checkDescriptorsShown, descriptorOf, unixPeerOf } from './hand-over.js';
+import { formatAddress, listenOn, listenTcp, listenUnix, type TcpAddress } from './listen.js';
 import { type NegotiationFailure, negotiate } from './negotiation.js';
 
 export interface NbdListenerOptions {
-  readonly engine: Pick<Engine, 'adopt' | 'disconnect'>;
+  readonly engine: Pick<
+    Engine,
+    'adopt' | 'resume' | 'disconnect' | 'connections' | 'park' | 'unpark'
+  >;
+  /** Connections that are there already; without it, none are. */
+  readonly registry?: ConnectionRegistry | undefined;
+  /** Listening sockets of another server, taken instead of new ones. */
+  readonly inherited?: Partial<ListeningDescriptors> | undefined;
   readonly catalog: ExportCatalog;
   readonly tcp?: TcpAddress | undefined;
   readonly unixPath?: string | undefined;
@@ -32,10 +39,24 @@ export interface NbdListenerOptions {
   readonly handshakes?: number | undefined;
 }
 
+/** Descriptors of the listening sockets; whoever has them closes them. */
+export interface ListeningDescriptors {
+  readonly tcp: number | undefined;
+  readonly unix: number | undefined;
+}
+
 /** A running NBD server. */
 export interface NbdServer {
   /** Where it listens; a port given as 0 is the one the kernel chose. */
   addresses(): { tcp?: TcpAddress; unix?: string };
+  /**
+   * Stops accepting, without a client noticing: the sockets go on listening, and whoever gets the
+   * descriptors may accept. Resolves when no negotiation is under way any more; those that take
+   * longer than `graceMs` are dropped.
+   */
+  pause(graceMs: number): Promise<ListeningDescriptors>;
+  /** Accepts again, after a pause. */
+  goOn(paused: ListeningDescriptors): Promise<void>;
   /** The clients in transmission; those still negotiating have no volume yet. */
   connections(): NbdConnection[];
   /**
@@ -69,7 +90,7 @@ export async function startNbdListeners(options: NbdListenerOptions): Promise<Nb
 class NbdListeners implements NbdServer {
   readonly #options: NbdListenerOptions;
   readonly #log: Logger;
-  readonly #registry = new ConnectionRegistry();
+  readonly #registry: ConnectionRegistry;
   readonly #negotiating = { tcp: new Set<Socket>(), unix: new Set<Socket>() };
   #tcp: Server | undefined;
   #unix: Server | undefined;
@@ -80,19 +101,49 @@ class NbdListeners implements NbdServer {
   constructor(options: NbdListenerOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'nbd' });
+    this.#registry = options.registry ?? new ConnectionRegistry(options.engine, options.log);
   }
 
   async listen(): Promise<void> {
-    const { tcp, unixPath } = this.#options;
-    if (tcp) {
+    const { tcp, unixPath, inherited = {} } = this.#options;
+    if (inherited.tcp !== undefined) await this.#listenOn('tcp', inherited.tcp);
+    else if (tcp) {
       this.#tcp = await listenTcp(tcp, (socket) => this.#onConnection(socket, 'tcp'));
       this.#watch(this.#tcp);
     }
-    if (unixPath !== undefined) {
+    if (inherited.unix !== undefined) await this.#listenOn('unix', inherited.unix);
+    else if (unixPath !== undefined) {
       this.#unix = await listenUnix(unixPath, (socket) => this.#onConnection(socket, 'unix'));
       this.#watch(this.#unix);
     }
     this.#log.debug(this.addresses(), 'NBD is listening');
+  }
+
+  /** Takes the descriptor. */
+  async #listenOn(transport: Transport, fd: number): Promise<void> {
+    const server = await listenOn(fd, (socket) => this.#onConnection(socket, transport));
+    if (transport === 'tcp') this.#tcp = server;
+    else this.#unix = server;
+    this.#watch(server);
+  }
+
+  async pause(graceMs: number): Promise<ListeningDescriptors> {
+    const { tcp, unix } = this.#negotiating;
+    const paused = { tcp: duplicateOf(this.#tcp), unix: duplicateOf(this.#unix) };
+    const closed = Promise.all([closeServer(this.#tcp), closeServer(this.#unix)]);
+    this.#tcp = undefined;
+    this.#unix = undefined;
+    const drop = setTimeout(() => {
+      for (const socket of [...tcp, ...unix]) socket.destroy();
+    }, graceMs);
+    await closed;
+    clearTimeout(drop);
+    return paused;
+  }
+
+  async goOn({ tcp, unix }: ListeningDescriptors): Promise<void> {
+    if (tcp !== undefined) await this.#listenOn('tcp', tcp);
+    if (unix !== undefined) await this.#listenOn('unix', unix);
   }
 
   addresses(): { tcp?: TcpAddress; unix?: string } {
@@ -121,8 +172,10 @@ class NbdListeners implements NbdServer {
     const closed = [this.#tcp, this.#unix].map((server) => closeServer(server));
     const { tcp, unix } = this.#negotiating;
     for (const socket of [...tcp, ...unix]) socket.destroy();
-    for (const connection of this.#registry.list()) this.#options.engine.disconnect(connection.id);
+    this.#registry.disconnectAll();
     await Promise.all(closed);
+    // The socket was made by descriptor, so nobody else removes its path.
+    if (this.#unix !== undefined) rmSync(this.#options.unixPath ?? '', { force: true });
     if (await this.#registry.untilEmpty(LIMITS.nbdCloseMs)) return;
     const stuck = this.#registry.list().map(({ id, peer }) => `${id} (${peer})`);
     throw new FlashlunError(
@@ -138,7 +191,8 @@ class NbdListeners implements NbdServer {
   }
 
   #onConnection(socket: Socket, transport: Transport): void {
-    const peer = peerOf(socket, transport);
+    const about = peerOf(socket, transport);
+    const { peer } = about;
     if (this.#closing || !this.#hasRoom(transport)) {
       socket.on('error', () => {
         // It was turned away; how it takes that is its own business.
@@ -150,8 +204,12 @@ class NbdListeners implements NbdServer {
     const deadlineMs = this.#options.handshakeMs ?? LIMITS.nbdHandshakeMs;
     negotiate({ socket, catalog: this.#options.catalog, deadlineMs }, (end) => {
       this.#negotiating[transport].delete(socket);
-      if (end.kind === 'ready') this.#adopt(socket, transport, peer, end.outcome);
-      else this.#logFailure(peer, end);
+      if (end.kind === 'ready') {
+        const { leftover, structuredReplies, export: target } = end.outcome;
+        const { volumeId, readOnly, name } = target;
+        const settings = { volumeId, structuredReplies, readOnly };
+        this.#registry.adopt(socket, about, { exportName: name, settings }, leftover);
+      } else this.#logFailure(peer, end);
     });
   }
 
@@ -168,29 +226,6 @@ class NbdListeners implements NbdServer {
     return !isFull;
   }
 
-  #adopt(socket: Socket, transport: Transport, peer: string, outcome: TransmitOutcome): void {
-    const { volumeId, readOnly } = outcome.export;
-    const { structuredReplies } = outcome;
-    const log = this.#log.child({ peer, volume: formatVolumeId(volumeId) });
-    let id = -1;
-    const onClosed = (reason: CloseReason, detail: string, counters: ConnectionCounters): void => {
-      this.#registry.remove(id);
-      logClosed(log, reason, detail, counters);
-    };
-    try {
-      const { engine } = this.#options;
-      const settings = { volumeId, structuredReplies, readOnly };
-      id = handOver(socket, outcome.leftover, (fd, leftover) =>
-        engine.adopt(fd, settings, leftover, onClosed),
-      );
-    } catch (error) {
-      logNotAdopted(log, error);
-      return;
-    }
-    this.#registry.add({ id, volumeId, peer, transport, since: new Date().toISOString() });
-    log.info({ connection: id, structuredReplies, readOnly }, 'attached');
-  }
-
   #logFailure(peer: string, end: NegotiationFailure): void {
     const facts = { peer, cause: end.cause, reason: end.reason };
     if (end.cause === 'failed') this.#log.error({ ...facts, err: end.error }, 'negotiation failed');
@@ -199,34 +234,17 @@ class NbdListeners implements NbdServer {
   }
 }
 
-/**
- * NBD has no way to say anything after GO, so the client only sees the connection close. Likely
- * reasons: the volume was deleted a moment ago, or too many clients are attached.
- */
-function logNotAdopted(log: Logger, error: unknown): void {
-  if (error instanceof FlashlunError && error.code === 'CANNOT_CONNECT') {
-    log.debug({ reason: error.message }, 'client left');
-  } else {
-    log.warn({ err: error }, 'the connection could not be served and was closed');
-  }
-}
-
-function logClosed(
-  log: Logger,
-  reason: CloseReason,
-  detail: string,
-  counters: ConnectionCounters,
-): void {
-  const facts = { reason, detail, ...counters };
-  if (reason === 'protocol' || reason === 'io') log.warn(facts, 'detached');
-  else log.info(facts, 'detached');
-}
-
-function peerOf(socket: Socket, transport: Transport): string {
-  if (transport === 'unix') return 'unix';
+function peerOf(socket: Socket, transport: Transport): NbdPeer {
+  if (transport === 'unix') return { transport, peer: 'unix', ...unixPeerOf(socket) };
   const { remoteAddress, remotePort } = socket;
   // Both are missing when the client has gone before we looked.
-  return remoteAddress === undefined ? 'gone' : formatAddress(remoteAddress, remotePort ?? 0);
+  const peer = remoteAddress === undefined ? 'gone' : formatAddress(remoteAddress, remotePort ?? 0);
+  return { transport, peer };
+}
+
+function duplicateOf(server: Server | undefined): number | undefined {
+  const fd = server === undefined ? undefined : descriptorOf(server);
+  return fd === undefined ? undefined : duplicateDescriptor(fd);
 }
 
 function closeServer(server: Server | undefined): Promise<void> {

@@ -30,6 +30,7 @@ export function addServeCommand(program: Command): void {
     .option('--log-level <LEVEL>', 'trace, debug, info, warn, error or fatal')
     .option('--insecure-nbd', 'allow NBD on addresses that other machines can reach')
     .option('--insecure-http', 'allow plain HTTP on addresses that other machines can reach')
+    .option('--takeover', 'go on with the clients of the server that runs on DATA, if one does')
     .addOption(new Option('--print-config', 'print the resulting configuration and exit'))
     .addHelpText(
       'after',

@@ -25,6 +25,7 @@ test('defaults', () => {
     poolCapacityBytes: undefined,
     insecureNbd: false,
     insecureHttp: false,
+    takeover: false,
   });
 });
 

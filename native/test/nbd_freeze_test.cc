@@ -119,6 +119,30 @@ TEST_CASE("freezes are all or nothing, and checked") {
   CHECK(thawed[0] == other);
 }
 
+TEST_CASE("a freeze waits for writes that have begun, and gives up when they do not end") {
+  Fixture fixture;
+  Volume volume = std::move(fixture.store->Attach(kVolumeId).value());
+  OpSlot* slot = fixture.store->AcquireSlot();
+  REQUIRE(volume.BeginHostWrite(*slot));
+  CHECK(fixture.store->Freeze(kIds, kLong).code() == Code::kTimeout);
+  CHECK_FALSE(IsFrozen(fixture));
+  std::atomic<bool> returned{false};
+  std::thread freezer([&] {
+    CHECK(fixture.store->Freeze(kIds, kLong).ok());
+    returned = true;
+  });
+  const auto deadline = std::chrono::steady_clock::now() + kDeadline;
+  while (!IsFrozen(fixture)) REQUIRE(std::chrono::steady_clock::now() < deadline);
+  CHECK_FALSE(returned);  // closed, and it waits
+  OpSlot* other = fixture.store->AcquireSlot();
+  CHECK_FALSE(volume.BeginHostWrite(*other));
+  volume.EndHostWrite(*slot);
+  freezer.join();
+  fixture.store->ReleaseSlot(slot);
+  fixture.store->ReleaseSlot(other);
+  (void)fixture.store->Thaw(kIds);
+}
+
 TEST_CASE("a payload that is still arriving is held as a whole rest") {
   Fixture fixture;
   auto client = fixture.Connect();

@@ -150,6 +150,33 @@ TEST_CASE("replies that the client does not take are handed on") {
   }
 }
 
+TEST_CASE("a long range is cut, and the rest of it done by whoever goes on") {
+  Fixture fixture;
+  auto client = fixture.Connect();
+  constexpr uint32_t kLength = 200 << 20;
+  const auto zeroed = [&] { return fixture.store->GetVolume(kVolumeId).value().zero_ops; };
+  client->Send(WriteWire(1, kLength - 4096, RandomBytes(8192, 1)));
+  CHECK(client->ReceiveSimple().cookie == 1);
+  const uint64_t before = zeroed();
+  client->Send(Wire(kFua | kNoHole, kWriteZeroes, 2, 0, kLength));
+  Await("the first piece", [&] { return zeroed() > before; });
+  REQUIRE(fixture.server->ParkAll().ok());
+  const ParkedInfo parked = fixture.server->Parked().at(0);
+  Request rest;
+  REQUIRE(parked.leftover.size() == kRequestBytes);
+  REQUIRE(DecodeRequest(parked.leftover.data(), &rest));
+  CHECK(rest.fua());
+  CHECK(rest.offset > 0);
+  CHECK(rest.offset + rest.length == kLength);
+  fixture.server->UnparkAll();
+  HandOver(fixture);
+  const Client::Simple reply = client->ReceiveSimple();
+  CHECK(reply.error == 0);
+  CHECK(reply.cookie == 2);
+  CHECK(ReadBack(*client, kLength - 4096, 4096) == std::vector<uint8_t>(4096));
+  CHECK(ReadBack(*client, kLength, 4096) != std::vector<uint8_t>(4096));
+}
+
 TEST_CASE("held requests are handed on too") {
   Fixture fixture;
   auto client = fixture.Connect();

@@ -13,8 +13,8 @@ export interface PeerIdentity {
   /** User id of a unix client, as of its connect (SO_PEERCRED). */
   readonly uid?: number | undefined;
   /**
-   * Names that the client has proved by TLS: `CN=hyper1,O=Lab`, `DNS:hyper1.lab`, `PSK:hyper1`. Set by
-   * negotiation.
+   * Names that the client has proved by TLS: `CN=hyper1,O=Lab`, `DNS:hyper1.lab`, `PSK:hyper1`.
+   * Set by negotiation.
    */
   tlsIdentities?: readonly string[] | undefined;
 }

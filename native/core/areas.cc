@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/crc32c.h"
+#include "core/mutation.h"
 #include "core/superblock.h"
 
 namespace flashlun {
@@ -74,6 +75,7 @@ Status Areas::Create(Io& io, const AreaSpec& area, const std::string& path,
     status = file.Truncate(kTracksOffset);
   }
   if (status.ok()) status = file.Pwrite(0, &label, sizeof label);
+  if (Mutated(Mutation::kPoolNotSynced)) return status;
   if (status.ok()) status = file.Fdatasync();
   if (status.ok() && !file.fixed_size())
     status =
@@ -98,7 +100,7 @@ Status Areas::Open(Io& io, const AreaSpec& area, const std::string& path,
   AreaLabel label;
   if (Status status = file->Pread(0, &label, sizeof label); !status.ok()) return status;
   const AreaLabel expected = MakeLabel(pool_uuid, area.number);
-  if (std::memcmp(&label, &expected, sizeof label) != 0)
+  if (std::memcmp(&label, &expected, sizeof label) != 0 && !Mutated(Mutation::kLabelUnchecked))
     return Status(Code::kCorrupt,
                   path + ": damaged, or of another pool: its label does not match pool " +
                       pool_uuid + "; nothing was changed: restore the file from a backup");
@@ -131,9 +133,11 @@ void Areas::StartWriteOut() {
 }
 
 Status Areas::Fdatasync(uint32_t areas) {
-  for (uint32_t i = 0; i < kMaxAreas; ++i)
-    if (areas >> i & 1)
-      if (Status status = areas_[i].file->Fdatasync(); !status.ok()) return status;
+  for (uint32_t i = 0; i < kMaxAreas; ++i) {
+    if (!(areas >> i & 1)) continue;
+    Status status = areas_[i].file->Fdatasync();
+    if (!status.ok() || Mutated(Mutation::kFlushOneArea)) return status;
+  }
   return Status::Ok();
 }
 

@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/crc32c.h"
+#include "core/mutation.h"
 #include "core/page_codec.h"
 
 namespace flashlun {
@@ -74,6 +75,10 @@ Checkpoints::Checkpoints(PageStore pages, std::string pool_uuid)
 
 uint32_t Checkpoints::Checksum(const void* bytes, size_t length) const {
   return Crc32c(uuid_crc_, bytes, length);
+}
+
+bool Checkpoints::Checks(const void* bytes, size_t length, uint32_t crc) const {
+  return Checksum(bytes, length) == crc || Mutated(Mutation::kPageUnchecked);
 }
 
 Status Checkpoints::Damaged(const char* what, uint64_t page) const {

@@ -151,6 +151,7 @@ class Checkpoints {
   Status Drain();
   Status WriteTable();
   uint32_t Checksum(const void* bytes, size_t length) const;
+  bool Checks(const void* bytes, size_t length, uint32_t crc) const;
   Status Damaged(const char* what, uint64_t page) const;
 
   PageStore pages_;

@@ -52,7 +52,7 @@ Status Checkpoints::ReadManifest(const CheckpointRef& ref, std::vector<uint8_t>*
   Status status = pages_.Read(ref.manifest_page, bytes->data(), tree->manifest.count);
   if (!status.ok()) return status;
   bytes->resize(ref.manifest_bytes);
-  if (Checksum(bytes->data(), bytes->size()) != ref.manifest_crc ||
+  if (!Checks(bytes->data(), bytes->size(), ref.manifest_crc) ||
       !DecodeTableRefs(bytes, &tree->table))
     return Damaged("the manifest", ref.manifest_page);
   return Status::Ok();
@@ -68,7 +68,7 @@ Status Checkpoints::LoadTree(const CheckpointRef& ref, std::vector<uint8_t>* man
     if (!page.used()) continue;
     uint8_t bytes[kPageBytes];
     Status status = pages_.Read(page.page, bytes, 1);
-    if (status.ok() && (Checksum(bytes, sizeof bytes) != page.crc ||
+    if (status.ok() && (!Checks(bytes, sizeof bytes, page.crc) ||
                         !DecodeTablePage(bytes, &tree->nodes[i * kRefsPerTablePage])))
       status = Damaged("a table page", page.page);
     if (status.ok()) continue;
@@ -145,7 +145,7 @@ Status Checkpoints::VisitNodes(const CheckpointTree& tree, const NodeVisitor& vi
     if (!read.ok()) read = ReadWindow(pages_, tree, ids, i, 0, &window);
     if (!read.ok()) window = Window{};
     const uint8_t* bytes = read.ok() ? window.At(ref) : nullptr;
-    if (read.ok() && Checksum(bytes, PagesOf(ref.form) * kPageBytes) != ref.crc)
+    if (read.ok() && !Checks(bytes, PagesOf(ref.form) * kPageBytes, ref.crc))
       read = Damaged("a node", ref.page);
     if (Status status = visit(ids[i], std::move(read), bytes); !status.ok()) return status;
   }

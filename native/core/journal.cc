@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/crc32c.h"
+#include "core/mutation.h"
 
 namespace flashlun {
 
@@ -63,10 +64,10 @@ Journal::Journal(File& file, uint64_t offset, uint64_t blocks, const std::string
 }
 
 uint32_t Journal::SeededCrc(const uint8_t* block, uint64_t open_epoch, uint64_t seq) const {
-  const uint64_t place[2] = {open_epoch, seq};
+  const uint64_t place[2] = {open_epoch, Mutated(Mutation::kJournalAnyPlace) ? 0 : seq};
   const uint32_t zero = 0;
   constexpr size_t kCrcOffset = offsetof(Header, crc);
-  uint32_t crc = Crc32c(uuid_crc_, place, sizeof place);
+  uint32_t crc = Crc32c(Mutated(Mutation::kJournalAnyPool) ? 0 : uuid_crc_, place, sizeof place);
   crc = Crc32c(crc, block, kCrcOffset);
   crc = Crc32c(crc, &zero, sizeof zero);
   return Crc32c(crc, block + kCrcOffset + sizeof zero, kBlockBytes - kCrcOffset - sizeof zero);
@@ -134,8 +135,12 @@ Result<bool> Journal::ReadBlock(uint64_t seq, uint64_t max_epoch, uint8_t* block
       !status.ok())
     return status;
   const Header header = ReadRecord<Header>(block);
-  return header.magic == Header::kMagic && header.seq == seq && header.open_epoch <= max_epoch &&
-         header.used <= kPayloadBytes && header.crc == SeededCrc(block, header.open_epoch, seq);
+  return header.magic == Header::kMagic &&
+         (header.seq == seq || Mutated(Mutation::kJournalAnyPlace)) &&
+         (header.open_epoch <= max_epoch || Mutated(Mutation::kJournalAnyEpoch)) &&
+         header.used <= kPayloadBytes &&
+         (header.crc == SeededCrc(block, header.open_epoch, seq) ||
+          Mutated(Mutation::kJournalUnchecked));
 }
 
 Result<Journal::Slot> Journal::Inspect(uint64_t slot) {
@@ -163,9 +168,10 @@ Result<JournalPosition> Journal::Replay(const JournalPosition& start, uint64_t m
     if (!valid.ok()) return valid.TakeStatus();
     const Header header = ReadRecord<Header>(block);
     const bool begins = (header.flags & Header::kGroupFirst) != 0;
-    const bool fits = valid.value() && header.open_epoch >= epoch &&
-                      header.prev_crc == cursor.last_crc && header.group == done.last_group + 1 &&
-                      begins == group.empty();
+    const bool follows = (header.open_epoch >= epoch || Mutated(Mutation::kJournalStaleEpoch)) &&
+                         (header.prev_crc == cursor.last_crc || Mutated(Mutation::kJournalNoChain));
+    const bool fits =
+        valid.value() && follows && header.group == done.last_group + 1 && begins == group.empty();
     if (!fits) break;
     epoch = header.open_epoch;
     group.insert(group.end(), block, block + kBlockBytes);
@@ -186,6 +192,7 @@ Result<JournalPosition> Journal::Replay(const JournalPosition& start, uint64_t m
 // any state, and blocks of earlier passes and sessions; never a valid block of a later group.
 Status Journal::CheckTail(uint64_t bad_seq, uint64_t last_group, uint64_t epoch,
                           uint64_t max_epoch) {
+  if (Mutated(Mutation::kTailUnchecked)) return Status::Ok();
   uint8_t block[kBlockBytes];
   for (uint64_t seq = bad_seq; seq < bad_seq + blocks_; ++seq) {
     Result<bool> valid = ReadBlock(seq, max_epoch, block);

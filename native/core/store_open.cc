@@ -198,7 +198,8 @@ Status StoreImpl::OpenAreas() {
 // Claims are the sizes of the thick volumes: derived, like everything of the allocator.
 void StoreImpl::RestoreClaims() {
   for (const auto& [id, volume] : volumes_)
-    if (volume->thick) map_->allocator().AddClaim(volume->pool, volume->tracks);
+    if (volume->thick && !Mutated(Mutation::kClaimsForgotten))
+      map_->allocator().AddClaim(volume->pool, volume->tracks);
 }
 
 // A sparse file reads as zeroes behind its end: a truncated one would serve them as data.

@@ -1,5 +1,6 @@
 #include "test/mutations.h"
 
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -9,13 +10,14 @@
 #include <string>
 
 #include "core/mutation.h"
+#include "test/damage_run.h"
 #include "test/fault.h"
 #include "test/simulation.h"
 
 namespace flashlun {
 namespace {
 
-enum class Watch { kSimulation, kFaults };
+enum class Watch { kSimulation, kFaults, kDamage };
 
 struct Rule {
   Mutation off;
@@ -56,13 +58,39 @@ constexpr Rule kRules[] = {
     {kSealIgnored, Watch::kSimulation, "sealed track written in place"},
     {kSealWithoutLock, Watch::kSimulation, "track sealed while it is written"},
     {kStaleSeal, Watch::kSimulation, "seal of what a track held before its replayed write"},
+    {kSuperblockAtOnce, Watch::kSimulation, "superblock copies not two by two (T26)"},
+    {kTrimRace, Watch::kSimulation, "track given out while it is discarded (T17)"},
+    {kTrimUnderWaiter, Watch::kSimulation, "space trimmed that somebody waits for"},
+    {kGrowthUnchecked, Watch::kSimulation, "tracks given out that have no space (T18)"},
+    {kClaimsIgnored, Watch::kSimulation, "thin volumes take what thick ones claim"},
+    {kClaimsForgotten, Watch::kSimulation, "claims not restored by a recovery"},
+    {kThickPartial, Watch::kSimulation, "thick track with a base"},
+    {kThickMixed, Watch::kSimulation, "thin copy of a thick volume"},
+    {kCopyKeepsArea, Watch::kSimulation, "copy left in the source's pool"},
+    {kFlushOneArea, Watch::kSimulation, "flush of one data area only"},
+    {kPoolNotSynced, Watch::kSimulation, "new pool recorded before it is durable"},
+    {kSuperblockUnchecked, Watch::kDamage, "superblock copy without checksum (T28)"},
+    {kPageUnchecked, Watch::kDamage, "checkpoint page without its parent's checksum (T28)"},
+    {kRingUnchecked, Watch::kDamage, "kill ring frame without checksum"},
+    {kJournalUnchecked, Watch::kDamage, "torn journal block accepted (T7)"},
+    {kJournalAnyPool, Watch::kDamage, "journal block of another pool accepted (T7)"},
+    {kJournalAnyPlace, Watch::kDamage, "journal block of another pass accepted (T7)"},
+    {kJournalStaleEpoch, Watch::kDamage, "stale journal block accepted (T7)"},
+    {kJournalAnyEpoch, Watch::kDamage, "journal block of an unknown epoch accepted (T25)"},
+    {kJournalNoChain, Watch::kDamage, "journal block out of the chain accepted (T7)"},
+    {kTailUnchecked, Watch::kDamage, "later groups behind a damaged one ignored (T8)"},
+    {kLabelUnchecked, Watch::kDamage, "data area of another number accepted"},
+    {kBadTrackReused, Watch::kFaults, "track that the disk does not take given out again (T13)"},
     {kKeepRingAfterLoss, Watch::kFaults, "records believed after a failed data flush (T12)"},
     {kKeepCacheAfterLoss, Watch::kFaults, "page cache believed after a failed flush (T12)"},
     {kRetrySync, Watch::kFaults, "fdatasync tried again after it failed (T12)"},
 };
 
-// A run of a mutated engine that takes longer than this hangs, which is a way to be noticed.
-constexpr unsigned kHangSeconds = 120;
+// A run of a mutated engine that takes longer than this hangs, which is a way to be noticed. A
+// simulation takes a quarter of a second, all of a fault or damage run a few.
+constexpr unsigned kHangSeconds = 20;
+// So is to fill the memory.
+constexpr rlim_t kMostBytes = rlim_t{6} << 30;
 
 std::string NoticedByFaults(uint64_t* used) {
   const uint64_t calls = [] {
@@ -71,7 +99,8 @@ std::string NoticedByFaults(uint64_t* used) {
     return whole.calls();
   }();
   for (uint64_t index = 0; index < calls; ++index) {
-    for (const auto reach : {FaultPlan::Reach::kOnce, FaultPlan::Reach::kMachine}) {
+    for (const auto reach :
+         {FaultPlan::Reach::kOnce, FaultPlan::Reach::kTrack, FaultPlan::Reach::kMachine}) {
       ++*used;
       const std::string problem = FaultRun({index, Fault::kEio, reach}).Run();
       if (!problem.empty()) return problem;
@@ -82,8 +111,17 @@ std::string NoticedByFaults(uint64_t* used) {
 
 std::string Noticed(const Rule& rule, uint64_t first_seed, uint64_t most_seeds, uint64_t* used) {
   if (rule.watch == Watch::kFaults) return NoticedByFaults(used);
+  if (rule.watch == Watch::kDamage) {
+    DamageRun run;
+    std::string problem = run.Run();
+    *used = run.opens();
+    return problem;
+  }
   std::string problem;
-  while (problem.empty() && *used < most_seeds) problem = Simulation(first_seed + (*used)++).Run();
+  while (problem.empty() && *used < most_seeds) {
+    ::alarm(kHangSeconds);
+    problem = Simulation(first_seed + (*used)++).Run();
+  }
   return problem;
 }
 
@@ -101,6 +139,8 @@ Report Try(const Rule& rule, uint64_t first_seed, uint64_t most_seeds) {
   const pid_t child = ::fork();
   if (child == 0) {
     ::alarm(kHangSeconds);
+    const rlimit memory{kMostBytes, kMostBytes};
+    (void)::setrlimit(RLIMIT_AS, &memory);
     g_mutation = rule.off;
     std::freopen("/dev/null", "w", stderr);
     const std::string problem = Noticed(rule, first_seed, most_seeds, &report.used);

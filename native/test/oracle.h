@@ -185,6 +185,11 @@ struct SimVolume {
   uint64_t tracks;
   std::vector<uint64_t> used;                                  // the tracks that are written
   std::vector<std::array<Location, kSubsPerTrack>> locations;  // parallel to `used`
+  uint32_t pool = 0;
+  bool thick = false;
+  // Every track that it has is in its own pool: no establish since, or its background copy ended.
+  bool independent = true;
+  bool rest_independent = true;  // of what the last establish did not cover
 
   SimVolume(uint16_t volume_id, uint64_t track_count, std::vector<uint64_t> used_tracks)
       : id(volume_id), tracks(track_count), used(std::move(used_tracks)), locations(used.size()) {}

@@ -253,7 +253,8 @@ void SimIo::Step() { fibers_->Yield(); }
 // Now and then a slow disk: whole commits and establishes fit into one read or write of a track.
 void SimIo::MaybeSlow() {
   if (rng_() % 32 != 0) return;
-  for (uint64_t steps = rng_() % 200; steps != 0; --steps) Step();
+  const uint64_t most = rng_() % 4 == 0 ? 1000 : 200;
+  for (uint64_t steps = rng_() % most; steps != 0; --steps) Step();
 }
 
 // A block of sectors that are old, new or garbage.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "core/check.h"
 #include "core/mutation.h"
@@ -14,34 +15,84 @@ namespace {
 // Small enough that tracks are re-used all the time, that the journal wraps and the kill ring
 // throttles.
 constexpr uint64_t kPoolTracks[] = {72, 72, 72, 40, 28};
-constexpr uint64_t kJournalBlocks = 24;
+constexpr uint64_t kJournalBlocks[] = {24, 16};
 constexpr uint64_t kRingBytes = 16384;
 // One crash state in this many steps.
 constexpr uint64_t kStepsPerCrash = 12;
+// A run is some thousand steps; one that takes this many waits for something that never comes.
+constexpr uint64_t kMostSteps = 300'000;
 // A death after which the run goes on, about once in this many steps.
 constexpr uint64_t kStepsPerDeath = 1500;
 
-const char* const kDidNames[] = {
-    "writes",          "over two tracks",  "below 4 KiB",     "halves at once",
-    "written through", "zeroes",           "zeroes, no hole", "trims",
-    "zeroes < 4 KiB",  "trims < 4 KiB",    "reads",           "flushes",
-    "establishes",     "groups",           "resyncs",         "resync groups",
-    "reverses",        "withdraws",        "resizes",         "copy batches",
-    "checkpoints",     "scrubs",           "deletes",         "no space",
-    "disk faults",     "refused: stopped", "deaths"};
+const char* const kDidNames[] = {"writes",
+                                 "over two tracks",
+                                 "below 4 KiB",
+                                 "halves at once",
+                                 "written through",
+                                 "zeroes",
+                                 "zeroes, no hole",
+                                 "trims",
+                                 "zeroes < 4 KiB",
+                                 "trims < 4 KiB",
+                                 "reads",
+                                 "flushes",
+                                 "establishes",
+                                 "groups",
+                                 "resyncs",
+                                 "resync groups",
+                                 "reverses",
+                                 "withdraws",
+                                 "resizes",
+                                 "copy batches",
+                                 "checkpoints",
+                                 "scrubs",
+                                 "deletes",
+                                 "across pools",
+                                 "thick writes",
+                                 "pools",
+                                 "pool growths",
+                                 "tracks discarded",
+                                 "full area",
+                                 "without the rest",
+                                 "no space",
+                                 "disk faults",
+                                 "refused: stopped",
+                                 "deaths"};
 static_assert(std::size(kDidNames) == static_cast<size_t>(Did::kCount));
 
 }  // namespace
 
 const char* NameOf(Did did) { return kDidNames[static_cast<size_t>(did)]; }
 
-Simulation::Simulation(uint64_t seed) : rng_(seed), direct_(seed % 4 == 3) {
-  // Track 513 of the first volume comes into being when it is resized.
-  volumes_.emplace_back(uint16_t{0x1000}, 513, std::vector<uint64_t>{0, 511, 512, 513});
-  for (uint16_t id = 0x1001; id <= 0x1003; ++id)
-    volumes_.emplace_back(id, kIndexTracks + 1,
-                          std::vector<uint64_t>{0, 511, 512, 513, kIndexTracks});
+Simulation::Simulation(uint64_t seed)
+    : rng_(seed),
+      direct_(seed % 4 == 3),
+      journal_blocks_(kJournalBlocks[seed % 3 == 1 ? 1 : 0]),
+      several_pools_(seed / 4 % 2 == 1),
+      thick_(several_pools_ && seed / 8 % 2 == 1) {
+  MakeVolumes(seed);
   pool_tracks_ = kPoolTracks[rng_() % std::size(kPoolTracks)];
+  if (several_pools_) pool_tracks_ /= 2;
+}
+
+void Simulation::MakeVolumes(uint64_t seed) {
+  // The last used track of the first volume comes into being when it is resized.
+  if (thick_) {
+    // Small, so that the claims of two of them, or of all four, nearly fill a pool.
+    most_tracks_ = 8;
+    for (uint16_t id = 0x1000; id <= 0x1003; ++id)
+      volumes_.emplace_back(id, id == 0x1000 ? 3 : 8, std::vector<uint64_t>{0, 1, 2, 3});
+  } else {
+    volumes_.emplace_back(uint16_t{0x1000}, 513, std::vector<uint64_t>{0, 511, 512, 513});
+    for (uint16_t id = 0x1001; id <= 0x1003; ++id)
+      volumes_.emplace_back(id, kIndexTracks + 1,
+                            std::vector<uint64_t>{0, 511, 512, 513, kIndexTracks});
+  }
+  const bool all = seed / 16 % 3 == 2;
+  for (size_t i = 0; i < volumes_.size(); ++i) {
+    volumes_[i].thick = thick_ && (all || i % 2 == 0);
+    if (several_pools_) volumes_[i].pool = thick_ ? 1 : seed / 16 >> i & 1;
+  }
 }
 
 Simulation::~Simulation() { handles_.clear(); }
@@ -50,7 +101,7 @@ StoreOptions Simulation::Options() const {
   StoreOptions options;
   options.dir = "pool";
   options.capacity_bytes = pool_tracks_ * kTrackBytes;
-  options.journal_blocks = kJournalBlocks;
+  options.journal_blocks = journal_blocks_;
   options.kill_ring_bytes = kRingBytes;
   options.direct = direct_;
   options.write_out_bytes = 32768;
@@ -118,6 +169,10 @@ std::string Simulation::AdoptRecoveredState() {
   store.value().reset();
   io_ = after->Crash(CrashKind::kKill, rng_, fibers_.get());
   hosts_running_ = 0;
+  full_until_ = 0;
+  // A power loss may have taken back how an establish and its copy ended.
+  for (SimVolume& volume : volumes_)
+    if (volume.id >= 0x1002) volume.independent = volume.rest_independent = false;
   chain_ready_ = false;
   group_begun_ms_ = 0;
   last_group_ms_ = INT64_MAX;
@@ -127,20 +182,24 @@ std::string Simulation::AdoptRecoveredState() {
 
 // In some sessions the disk fails for a while.
 void Simulation::ArmFaults() {
+  if (several_pools_) ArmFullArea();
+  io_->set_hook([this](const IoCall& call) { return Decide(call); });
   if (rng_() % 6 != 0) return;
   faulty_ = true;
+  full_until_ = 0;
   fault_ = rng_() % 2 ? Fault::kEio : Fault::kNoSpace;
   fault_from_ = io_->calls() + rng_() % 400;
   fault_until_ = fault_from_ + 1 + rng_() % (rng_() % 4 == 0 ? 100 : 3);
-  io_->set_hook([this](const IoCall& call) { return Decide(call); });
 }
 
 Fault Simulation::Decide(const IoCall& call) {
-  if (call.middle || call.index < fault_from_ || call.index >= fault_until_) return Fault::kNone;
+  if (call.middle) return Fault::kNone;
+  if (const Fault full = SpaceOf(call); full != Fault::kNone) return full;
+  if (!faulty_ || call.index < fault_from_ || call.index >= fault_until_) return Fault::kNone;
   const bool can_be_full = call.kind == IoKind::kWrite || call.kind == IoKind::kAllocate;
   if (fault_ == Fault::kNoSpace && !can_be_full) return Fault::kNone;
   Count(Did::kFault);
-  if (call.kind == IoKind::kSync && call.path.ends_with("/tracks")) sync_failed_ = true;
+  if (call.kind == IoKind::kSync && call.path.ends_with("tracks")) sync_failed_ = true;
   return fault_;
 }
 
@@ -156,7 +215,8 @@ bool Simulation::Tolerated(const Status& status) {
   return status.code() == Code::kPoisoned || status.code() == Code::kIo;
 }
 
-bool Simulation::Expected(const Status& status, const char* what) {
+bool Simulation::Expected(const Status& status, const char* what, const SimVolume* volume) {
+  if (volume != nullptr && !MayRefuse(*volume, status, what)) return false;
   if (status.ok() || Tolerated(status)) return true;
   Fail(std::string(what) + ": " + status.message());
   return false;
@@ -164,8 +224,10 @@ bool Simulation::Expected(const Status& status, const char* what) {
 
 void Simulation::CreateVolumes() {
   for (const SimVolume& volume : volumes_) {
-    const Status status = store_->CreateVolume(volume.id, volume.tracks * kTrackBytes, "");
-    if (!status.ok() && status.code() != Code::kExists) return Fail("create: " + status.message());
+    if (store_->GetVolume(volume.id).ok()) continue;
+    const Status status = store_->CreateVolume(volume.id, volume.tracks * kTrackBytes, "",
+                                               {.pool = volume.pool, .thick = volume.thick});
+    if (!status.ok()) return Fail("create: " + status.message());
   }
 }
 
@@ -173,7 +235,9 @@ void Simulation::Start() {
   Result<std::unique_ptr<Store>> store = Store::Open(*io_, Options());
   if (!store.ok()) return Fail("open: " + store.status().message());
   store_ = std::move(store.value());
+  if (several_pools_) CreatePools();
   CreateVolumes();
+  if (!failure_.empty()) return;
   for (const SimVolume& volume : volumes_) handles_.push_back(store_->Attach(volume.id).value());
 #ifdef FLASHLUN_MUTATIONS
   store_->impl().on_flip = [this](const PairSpec& pair) { OnFlip(pair); };
@@ -197,6 +261,10 @@ void Simulation::SpawnFibers() {
     ++hosts_running_;
     fibers_->Spawn("churn", [this] { ChurnFiber(4); });
   }
+  if (several_pools_ && rng_() % 4 != 0) {
+    ++hosts_running_;
+    fibers_->Spawn("pools", [this] { PoolsFiber(4); });
+  }
   fibers_->Spawn("end", [this] { EndFiber(); });
 }
 
@@ -204,6 +272,7 @@ void Simulation::EndFiber() {
   while (!Idle()) fibers_->Yield();
   // One more round of settling for the tasks that run on their own, then an orderly end.
   for (int i = 0; i < 200; ++i) fibers_->Yield();
+  did_[static_cast<size_t>(Did::kTrimmed)] += store_->Info().trimmed_tracks;
   const Status status = store_->Close();
   if (!Expected(status, "close") || status.ok()) return;
   // The pool could not be closed in order: the next life recovers it.
@@ -211,7 +280,7 @@ void Simulation::EndFiber() {
 }
 
 bool Simulation::AfterStep() {
-  ++steps_;
+  if (++steps_ > kMostSteps) Fail("somebody waits for ever");
   if (!failure_.empty()) return false;
   if (store_ == nullptr || handles_.size() != volumes_.size()) return true;
   if (crashes_left_ > 0 && rng_() % kStepsPerDeath == 0) {
@@ -219,18 +288,26 @@ bool Simulation::AfterStep() {
     crashed_ = true;
     return false;
   }
-  if (rng_() % kStepsPerCrash != 0) return true;
-  if (std::string problem = CheckCrash(); !problem.empty()) Fail(problem);
+  // And after each checkpoint: what it names must be on the disk, and from the one before it a
+  // recovery must get as far.
+  const uint64_t checkpoints = store_->Info().checkpoints;
+  const bool fresh = std::exchange(checkpoints_, checkpoints) < checkpoints;
+  if (!fresh && rng_() % kStepsPerCrash != 0) return true;
+  const bool power_loss = rng_() % 2 == 0;
+  std::string problem = CheckCrash(power_loss, fresh);
+  if (problem.empty() && fresh) problem = CheckCrash(!power_loss, true);
+  if (!problem.empty()) Fail(problem);
   return failure_.empty();
 }
 
-std::string Simulation::CheckCrash() {
+std::string Simulation::CheckCrash(bool power_loss, bool twice) {
   const bool lost = DataLost();
-  const bool power_loss = rng_() % 2 == 0;
   // Between the failed flush and the moment the engine knows of it, a kill finds records of data
   // that the disk never got: no design without a checksum for every block can tell.
   if (!power_loss && lost && store_->Info().poisoned.empty()) return {};
   const CrashKind kind = power_loss ? CrashKind::kPowerLoss : CrashKind::kKill;
+  if (several_pools_ && kind == CrashKind::kKill && !lost && rng_() % 4 == 0)
+    if (std::string problem = CheckIndependence(); !problem.empty()) return problem;
   std::unique_ptr<SimIo> after = io_->Crash(kind, rng_, nullptr);
   // Sometimes the recovery itself dies, by either death, and a second one follows.
   bool lost_power = power_loss || lost;
@@ -253,7 +330,7 @@ std::string Simulation::CheckCrash() {
     how += ", checkpoint damaged";
   }
   std::string problem = VerifyAfterCrash(*after, lost_power, false);
-  if (problem.empty() && rng_() % 4 == 0) {
+  if (problem.empty() && (twice || rng_() % 4 == 0)) {
     // A second death right after the recovery, and then the checkpoint is damaged too, or not.
     const bool again = rng_() % 2 == 0;
     after = after->Crash(again ? CrashKind::kPowerLoss : CrashKind::kKill, rng_, nullptr);
@@ -297,6 +374,7 @@ std::string Simulation::VerifyAfterCrash(SimIo& io, bool power_loss, bool closed
     if (problem.empty()) problem = VerifyVolume({store, *slot, power_loss && !closed}, volume);
   for (const SimVolume& volume : volumes_)
     if (problem.empty() && store.Info().sealed_tracks != 0) problem = Scrub(store, volume.id);
+  if (problem.empty() && several_pools_) problem = VerifyPools(store);
   if (problem.empty()) problem = VerifyGroups(store, *slot);
   if (problem.empty() && group_begun_ms_ != 0) {
     int64_t of_group = 0;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -40,6 +41,13 @@ enum class Did {
   kCheckpoint,
   kVerify,
   kDelete,
+  kCrossPools,
+  kThickWrite,
+  kPoolCreate,
+  kPoolGrow,
+  kTrimmed,
+  kFullArea,
+  kIndependent,
   kRefusedNoSpace,
   kFault,
   kStopped,
@@ -76,6 +84,7 @@ class Simulation {
     }
   };
 
+  void MakeVolumes(uint64_t seed);
   std::string RunSession();
   std::string AdoptRecoveredState();
   void Start();
@@ -110,7 +119,8 @@ class Simulation {
   void EndCopies(const std::vector<PairSpec>& pairs, const Status& status, const char* what);
   void Answered(const std::vector<Span>& spans, const Status& status, const char* what);
   // False after noting a failure: an error is allowed when the disk has faults or the pool is full.
-  bool Expected(const Status& status, const char* what);
+  // `volume`: the one whose tracks it was about.
+  bool Expected(const Status& status, const char* what, const SimVolume* volume = nullptr);
   bool Tolerated(const Status& status);
   void Count(Did did) { ++did_[static_cast<size_t>(did)]; }
   void CheckChain(OpSlot& slot);
@@ -121,8 +131,21 @@ class Simulation {
   bool Busy(const Span& span);
   void OnFlip(const PairSpec& pair);
 
+  // simulation_pools.cc
+  void CreatePools();
+  void PoolsFiber(int operations);
+  void DoCreatePool();
+  void DoGrowPool();
+  void ArmFullArea();
+  Fault SpaceOf(const IoCall& call);
+  bool MayRefuse(const SimVolume& volume, const Status& status, const char* what);
+  void Flipped(const PairSpec& pair);
+  void CopyEnded(uint16_t target_id, uint64_t flips_before);
+  std::string CheckIndependence();
+  std::string VerifyPools(Store& store);
+
   bool AfterStep();
-  std::string CheckCrash();
+  std::string CheckCrash(bool power_loss, bool twice);
   std::string VerifyAfterCrash(SimIo& io, bool power_loss, bool closed);
   std::string VerifyGroups(Store& store, OpSlot& slot);
   void DamageCheckpoint(SimIo& machine);
@@ -140,6 +163,9 @@ class Simulation {
 
   Rng rng_;
   const bool direct_;  // cache mode none
+  const uint64_t journal_blocks_;
+  const bool several_pools_;  // volumes in two data areas, and a third one later
+  const bool thick_;          // some of the volumes
   std::unique_ptr<Fibers> fibers_;
   std::unique_ptr<SimIo> io_;
   std::unique_ptr<Store> store_;
@@ -155,6 +181,11 @@ class Simulation {
   int crashes_left_ = 0;      // machine deaths after which this run goes on
   bool crashed_ = false;
   uint64_t pool_tracks_ = 0;
+  uint64_t most_tracks_ = 520;               // that volume 0 is resized to
+  std::map<std::string, uint64_t> pools_;    // by name: tracks that were answered OK
+  std::string full_area_;                    // the file whose file system is full for a while
+  uint64_t full_from_ = 0, full_until_ = 0;  // in calls, as below
+  uint64_t flips_ = 0;
   bool faulty_ = false;      // this session's disk has faults
   uint64_t fault_from_ = 0;  // the window, in calls of this session's SimIo
   uint64_t fault_until_ = 0;
@@ -162,6 +193,7 @@ class Simulation {
   bool sync_failed_ = false;  // of the tracks: what was not flushed may be gone
   DidCounts did_{};
   uint64_t crash_states_ = 0;
+  uint64_t checkpoints_ = 0;  // of this session, when last looked at
   uint64_t steps_ = 0;
   std::string failure_;
 };

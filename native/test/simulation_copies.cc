@@ -65,6 +65,10 @@ void Simulation::EndCopies(const std::vector<PairSpec>& pairs, const Status& sta
   group_begun_ms_ = 0;
   // The target is in a relationship, or the one meant has ended.
   if (status.code() == Code::kBusy || status.code() == Code::kNotFound) return;
+  const bool alike = std::all_of(pairs.begin(), pairs.end(), [this](const PairSpec& pair) {
+    return volumes_[pair.source_id & 7].thick == volumes_[pair.target_id & 7].thick;
+  });
+  if (status.code() == Code::kInvalid && !alike) return;
   if (!Expected(status, what) || !status.ok()) return;
   for (const PairSpec& pair : pairs) {
     if ((pair.target_id & 7u) >= volumes_.size()) continue;
@@ -106,9 +110,8 @@ void Simulation::DoCopyAgain() {
 }
 
 void Simulation::DoResize() {
-  constexpr uint64_t kMost = 520;
   SimVolume& volume = volumes_[0];
-  if (volume.tracks >= kMost) return;
+  if (volume.tracks >= most_tracks_) return;
   const uint64_t tracks = volume.tracks + 1;
   const Status status = store_->ResizeVolume(volume.id, tracks * kTrackBytes);
   Count(Did::kResize);
@@ -117,6 +120,7 @@ void Simulation::DoResize() {
 
 void Simulation::OnFlip(const PairSpec& pair) {
   if ((pair.target_id & 7u) >= volumes_.size()) return;  // the churned volume has no oracle
+  Flipped(pair);
   SimVolume& source = volumes_[pair.source_id & 7];
   SimVolume& target = volumes_[pair.target_id & 7];
   // The engine's size: an unanswered resize may be in.
@@ -207,6 +211,7 @@ bool Simulation::ChainWrite(OpSlot& slot) {
 // Volumes come and go while others are copied: nothing of a dead one may stay in the map.
 void Simulation::ChurnFiber(int operations) {
   constexpr uint16_t kId = 0x1004;
+  const uint64_t tracks = thick_ ? most_tracks_ : 600;
   for (int i = 0; i < operations && failure_.empty(); ++i) {
     for (const RelationshipInfo& relation : store_->ListRelationships())
       if (relation.target_id == kId) (void)store_->Withdraw(relation.id);
@@ -218,9 +223,16 @@ void Simulation::ChurnFiber(int operations) {
     if (deleted.ok()) Count(Did::kDelete);
     std::vector<uint64_t> ids;
     const PairSpec pair{0x1000, kId, 0};
+    CreateOptions with;
+    if (several_pools_) {
+      with.pool = static_cast<uint32_t>(rng_() % store_->ListPools().size());
+      with.thick = volumes_[0].thick && rng_() % 4 != 0;
+    }
+    const Code mixed = several_pools_ ? Code::kInvalid : Code::kBusy;  // thin and thick
     if (!allowed(deleted, Code::kNotFound, "delete") ||
-        !allowed(store_->CreateVolume(kId, 600 * kTrackBytes, "churn"), Code::kExists, "create") ||
-        !allowed(store_->Establish({&pair, 1}, &ids), Code::kBusy, "churn"))
+        !allowed(store_->CreateVolume(kId, tracks * kTrackBytes, "churn", with), Code::kExists,
+                 "create") ||
+        !allowed(store_->Establish({&pair, 1}, &ids), mixed, "churn"))
       break;
     for (uint64_t pause = rng_() % 60; pause != 0; --pause) fibers_->Yield();
   }
@@ -231,11 +243,18 @@ void Simulation::CopyFiber() {
   while (!Idle() && failure_.empty()) {
     for (const RelationshipInfo& relation : store_->ListRelationships()) {
       if (relation.flags & kRelNoCopy) continue;
+      const uint64_t flips = flips_;
       Result<CopyBatchResult> result =
           store_->CopyBatch(relation.id, 0, static_cast<uint32_t>(1 + rng_() % 4));
       Count(Did::kCopy);
-      const Status status = result.TakeStatus();
-      if (status.code() != Code::kNotFound && !Expected(status, "copy")) return;
+      const bool known = (relation.target_id & 7u) < volumes_.size();
+      const SimVolume* target = known ? &volumes_[relation.target_id & 7] : nullptr;
+      if (result.ok()) {
+        if (known && result.value().done) CopyEnded(relation.target_id, flips);
+      } else if (result.status().code() != Code::kNotFound &&
+                 !Expected(result.status(), "copy", target)) {
+        return;
+      }
     }
     for (uint64_t pause = 1 + rng_() % 20; pause != 0; --pause) fibers_->Yield();
   }

@@ -52,18 +52,22 @@ Value ValueOf(const uint8_t* block) {
   return hash | uint64_t{1} << 63;
 }
 
+void FillForeign(SimIo& io, const std::string& path, uint64_t tracks) {
+  std::unique_ptr<File> file = std::move(io.OpenFile(path, {}).value());
+  std::vector<uint8_t> foreign(kTrackBytes);
+  for (size_t at = 0; at < foreign.size(); at += kSubBytes) FillBlock(&foreign[at], kForeign);
+  for (uint64_t track = 0; track < tracks; ++track)
+    FL_CHECK(file->Pwrite((1 << 20) + track * kTrackBytes, foreign.data(), foreign.size()).ok());
+  FL_CHECK(file->Fdatasync().ok());
+}
+
 std::unique_ptr<SimIo> MakePool(const StoreOptions& options, SimIo::Rng& rng, Fibers* fibers) {
   SimIo quiet(rng, nullptr);
   Result<std::unique_ptr<Store>> store = Store::Open(quiet, options);
   FL_CHECK(store.ok());
   FL_CHECK(store.value()->Close().ok());
   store.value().reset();
-  std::unique_ptr<File> tracks = std::move(quiet.OpenFile(options.dir + "/tracks", {}).value());
-  std::vector<uint8_t> foreign(kTrackBytes);
-  for (size_t at = 0; at < foreign.size(); at += kSubBytes) FillBlock(&foreign[at], kForeign);
-  for (uint64_t at = 0; at < options.capacity_bytes; at += foreign.size())
-    FL_CHECK(tracks->Pwrite((1 << 20) + at, foreign.data(), foreign.size()).ok());
-  FL_CHECK(tracks->Fdatasync().ok());
+  FillForeign(quiet, options.dir + "/tracks", options.capacity_bytes / kTrackBytes);
   return quiet.Crash(CrashKind::kKill, rng, fibers);
 }
 

@@ -28,6 +28,9 @@ void ForgetContents();
 // A quiet machine with a durable, closed pool whose free tracks hold kForeign.
 std::unique_ptr<SimIo> MakePool(const StoreOptions& options, SimIo::Rng& rng, Fibers* fibers);
 
+// Fills the tracks of an area's file with kForeign.
+void FillForeign(SimIo& io, const std::string& path, uint64_t tracks);
+
 struct VolumeCheck {
   Store& store;
   OpSlot& slot;

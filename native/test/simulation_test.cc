@@ -3,6 +3,7 @@
 //   simulation_test --states 100000 [--seed FIRST]   until so many crash states were looked at
 //   simulation_test --seconds 600 [--seed FIRST]     for so long
 //   simulation_test --replay SEED                    one run
+//   simulation_test --damage                         damaged metadata, each place in turn
 //   simulation_test --mutations [--seeds 4000]       switches each rule off in turn; --only NAME
 //
 // Exit 1 on a violation, whose seed is printed, or when a mutation is not noticed.
@@ -16,6 +17,7 @@
 #include <cstring>
 #include <string>
 
+#include "test/damage_run.h"
 #include "test/mutations.h"
 
 namespace {
@@ -72,6 +74,14 @@ int RunStates(uint64_t first_seed, uint64_t wanted, double seconds) {
   return 0;
 }
 
+int RunDamage() {
+  flashlun::DamageRun run;
+  const std::string problem = run.Run();
+  std::printf("damage: %llu opens: %s\n", static_cast<unsigned long long>(run.opens()),
+              problem.empty() ? "ok" : problem.c_str());
+  return problem.empty() ? 0 : 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -85,6 +95,7 @@ int main(int argc, char** argv) {
                 problem.empty() ? "ok" : problem.c_str());
     return problem.empty() ? 0 : 1;
   }
+  if (HasFlag(argc, argv, "--damage")) return RunDamage();
   if (HasFlag(argc, argv, "--mutations")) {
     const uint64_t most = OptionOr(argc, argv, "--seeds", 4000);
     return flashlun::RunMutations(seed, most, TextOf(argc, argv, "--only")) == 0 ? 0 : 1;

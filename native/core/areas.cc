@@ -33,6 +33,10 @@ AreaLabel MakeLabel(const std::string& uuid, uint32_t area) {
   return label;
 }
 
+bool AllZero(const std::vector<uint8_t>& bytes) {
+  return std::all_of(bytes.begin(), bytes.end(), [](uint8_t byte) { return byte == 0; });
+}
+
 // Whether a file may become an area: new, zeroed, or what an interrupted creation of this very area
 // left.
 Status CheckUnused(File& file, const AreaLabel& label) {
@@ -46,11 +50,20 @@ Status CheckUnused(File& file, const AreaLabel& label) {
                   file.path() + " refused: it belongs to pool " +
                       std::string(found.pool_uuid, sizeof found.pool_uuid - 1).c_str() +
                       "; name another file, or wipe its first MiB if it is unused");
-  if (std::all_of(begin.begin(), begin.end(), [](uint8_t byte) { return byte == 0; }))
-    return Status::Ok();
+  bool zeroes = AllZero(begin);
+  if (zeroes && file.fixed_size()) {
+    // Copies of partition tables and labels of RAID members are at the end.
+    Result<uint64_t> size = file.Size();
+    if (!size.ok()) return size.TakeStatus();
+    const uint64_t end = size.value() - std::min<uint64_t>(size.value(), begin.size());
+    if (Status status = file.Pread(end, begin.data(), begin.size()); !status.ok()) return status;
+    zeroes = AllZero(begin);
+  }
+  if (zeroes) return Status::Ok();
   return Status(Code::kExists, file.path() +
-                                   " refused: it holds data; name another file or device, or wipe "
-                                   "this one first (wipefs -a, blkdiscard)");
+                                   " refused: it holds data in its first or last MiB; name "
+                                   "another file or device, or wipe this one first (wipefs -a, "
+                                   "blkdiscard)");
 }
 
 }  // namespace

@@ -85,6 +85,7 @@ Status StoreImpl::CreatePool(const std::string& name, const std::string& path,
   if (area.capacity_tracks == 0) {
     // As large as the device is.
     Result<std::unique_ptr<File>> file = io_.OpenFile(path, {.exclusive = true});
+    if (!file.ok() && io_.Exists(path)) return file.TakeStatus();  // a device in use, for example
     if (file.ok()) {
       Result<uint64_t> tracks = DeviceTracks(*file.value());
       if (!tracks.ok()) return tracks.TakeStatus();

@@ -72,6 +72,13 @@ async function mountWithNbdfuse(
   return unmount;
 }
 
+/** A loop device over a file, detached at the end of the scope; its path. */
+export async function attachLoop(scope: Scope, file: string): Promise<string> {
+  const device = (await ok('losetup', ['--find', '--show', file])).trim();
+  scope.defer(`detach ${device}`, () => releaseLoop(device));
+  return device;
+}
+
 /**
  * `losetup --detach` of a busy device only marks it; the device is free when it has no backing file
  * any more.

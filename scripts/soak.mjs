@@ -21,7 +21,7 @@ const CRASH_STATES = 1_000_000;
 const KILL_ROUNDS = 200;
 const SHOWN_LINES = 40;
 /** Tests over threads of the kernel; what runs over fibers has no races. */
-const THREADED = ['stress_test', 'store_test', 'ops_test', 'map_test', 'async_test'];
+const THREADED = ['stress_test', 'store_test', 'ops_test', 'map_test', 'async_test', 'space_test'];
 
 const { values } = parseArgs({
   options: { minutes: { type: 'string' }, only: { type: 'string' } },

@@ -12,12 +12,15 @@
 #include "core/mutation.h"
 #include "test/damage_run.h"
 #include "test/fault.h"
+#include "test/pool_run.h"
 #include "test/simulation.h"
 
 namespace flashlun {
 namespace {
 
-enum class Watch { kSimulation, kFaults, kDamage };
+// kPools, kThick: the simulation's seeds that have several pools, those without and those with
+// thick volumes (simulation.cc).
+enum class Watch { kSimulation, kPools, kThick, kFaults, kDamage, kPoolRun };
 
 struct Rule {
   Mutation off;
@@ -60,15 +63,16 @@ constexpr Rule kRules[] = {
     {kStaleSeal, Watch::kSimulation, "seal of what a track held before its replayed write"},
     {kSuperblockAtOnce, Watch::kSimulation, "superblock copies not two by two (T26)"},
     {kTrimRace, Watch::kSimulation, "track given out while it is discarded (T17)"},
-    {kTrimUnderWaiter, Watch::kSimulation, "space trimmed that somebody waits for"},
-    {kGrowthUnchecked, Watch::kSimulation, "tracks given out that have no space (T18)"},
-    {kClaimsIgnored, Watch::kSimulation, "thin volumes take what thick ones claim"},
-    {kClaimsForgotten, Watch::kSimulation, "claims not restored by a recovery"},
-    {kThickPartial, Watch::kSimulation, "thick track with a base"},
-    {kThickMixed, Watch::kSimulation, "thin copy of a thick volume"},
-    {kCopyKeepsArea, Watch::kSimulation, "copy left in the source's pool"},
-    {kFlushOneArea, Watch::kSimulation, "flush of one data area only"},
-    {kPoolNotSynced, Watch::kSimulation, "new pool recorded before it is durable"},
+    {kTrimUnderWaiter, Watch::kPoolRun, "space trimmed that somebody waits for"},
+    {kGrowthUnchecked, Watch::kPools, "tracks given out that have no space (T18)"},
+    {kClaimsIgnored, Watch::kThick, "thin volumes take what thick ones claim"},
+    {kClaimsForgotten, Watch::kThick, "claims not restored by a recovery"},
+    {kThickPartial, Watch::kThick, "thick track with a base"},
+    {kThickWaitsOnly, Watch::kThick, "thick writer waits for what it no longer needs"},
+    {kThickMixed, Watch::kThick, "thin copy of a thick volume"},
+    {kCopyKeepsArea, Watch::kPoolRun, "copy left in the source's pool"},
+    {kFlushOneArea, Watch::kPools, "flush of one data area only"},
+    {kPoolNotSynced, Watch::kPools, "new pool recorded before it is durable"},
     {kSuperblockUnchecked, Watch::kDamage, "superblock copy without checksum (T28)"},
     {kPageUnchecked, Watch::kDamage, "checkpoint page without its parent's checksum (T28)"},
     {kRingUnchecked, Watch::kDamage, "kill ring frame without checksum"},
@@ -90,7 +94,7 @@ constexpr Rule kRules[] = {
 // simulation takes a quarter of a second, all of a fault or damage run a few.
 constexpr unsigned kHangSeconds = 20;
 // So is to fill the memory.
-constexpr rlim_t kMostBytes = rlim_t{6} << 30;
+constexpr rlim_t kMostBytes = rlim_t{1} << 30;
 
 std::string NoticedByFaults(uint64_t* used) {
   const uint64_t calls = [] {
@@ -109,8 +113,18 @@ std::string NoticedByFaults(uint64_t* used) {
   return {};
 }
 
+uint64_t SeedFor(Watch watch, uint64_t n) {
+  if (watch == Watch::kPools) return n / 4 * 16 + 4 + n % 4;
+  if (watch == Watch::kThick) return n / 4 * 16 + 12 + n % 4;
+  return n;
+}
+
 std::string Noticed(const Rule& rule, uint64_t first_seed, uint64_t most_seeds, uint64_t* used) {
   if (rule.watch == Watch::kFaults) return NoticedByFaults(used);
+  if (rule.watch == Watch::kPoolRun) {
+    ++*used;
+    return PoolRun().Run();
+  }
   if (rule.watch == Watch::kDamage) {
     DamageRun run;
     std::string problem = run.Run();
@@ -120,7 +134,7 @@ std::string Noticed(const Rule& rule, uint64_t first_seed, uint64_t most_seeds, 
   std::string problem;
   while (problem.empty() && *used < most_seeds) {
     ::alarm(kHangSeconds);
-    problem = Simulation(first_seed + (*used)++).Run();
+    problem = Simulation(SeedFor(rule.watch, first_seed + (*used)++)).Run();
   }
   return problem;
 }

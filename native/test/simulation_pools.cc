@@ -88,6 +88,9 @@ Fault Simulation::SpaceOf(const IoCall& call) {
   if (call.has_space || (call.kind != IoKind::kWrite && call.kind != IoKind::kAllocate))
     return Fault::kNone;
   if (!call.path.ends_with("tracks")) return Fault::kNone;
+  // In front of the tracks: the label, and the witness of the metadata's mirror (mirror.h). No
+  // space is prepared for these; a witness that cannot be written stops the pool.
+  if (call.kind == IoKind::kWrite && call.offset < Areas::kTracksOffset) return Fault::kNone;
   if (call.kind == IoKind::kWrite && store_ != nullptr && handles_.size() == volumes_.size() &&
       std::any_of(pools_.begin(), pools_.end(), [&](const auto& pool) {
         return call.path == (pool.first == "default"  ? kFirst

@@ -6,6 +6,7 @@
 #include "core/superblock.h"
 #include "core/thread_io.h"
 #include "test/pool_fixture.h"
+#include "test/pool_metadata.h"
 
 namespace flashlun {
 namespace {
@@ -58,27 +59,12 @@ Status OpenWithDamage(const PoolFixture& pool, PoolFixture& copy, const std::set
   return copy.TryOpen();
 }
 
-std::set<uint64_t> PagesOfCheckpoint(const PoolFixture& pool, bool previous) {
-  const std::unique_ptr<Io> io = MakeThreadIo();
-  const std::unique_ptr<File> meta = std::move(io->OpenFile(pool.PathOf("meta"), {}).value());
-  const Superblock superblock = ReadSuperblock(*meta).value();
-  Checkpoints checkpoints(PageStore(*meta, PagesOffset(superblock.journal_blocks)),
-                          superblock.pool_uuid);
-  Map map(superblock.capacity_tracks);
-  map.set_replaying(true);
-  REQUIRE(checkpoints.Load(previous ? superblock.previous : superblock.current, map).ok());
-  std::set<uint64_t> pages;
-  for (const PageRun& run : checkpoints.Runs())
-    for (uint64_t page = run.page; page < run.page + run.count; ++page) pages.insert(page);
-  return pages;
-}
-
 TEST_CASE_FIXTURE(PoolFixture,
                   "a damaged checkpoint page: the one before and a longer replay give the same") {
   MakePool(*this);
   Close();  // a second checkpoint
-  const std::set<uint64_t> current = PagesOfCheckpoint(*this, false);
-  const std::set<uint64_t> previous = PagesOfCheckpoint(*this, true);
+  const std::set<uint64_t> current = PagesOfCheckpoint(PathOf("meta"), false);
+  const std::set<uint64_t> previous = PagesOfCheckpoint(PathOf("meta"), true);
   CHECK(current.size() == 5);  // manifest, table page, index node, wide leaf
   uint64_t shared = 0;
   for (const uint64_t page : current) {

@@ -10,6 +10,7 @@
 #include "core/thread_io.h"
 #include "test/fibers.h"
 #include "test/pool_fixture.h"
+#include "test/pool_metadata.h"
 #include "test/sim_io.h"
 
 namespace flashlun {
@@ -90,21 +91,6 @@ class MirrorPool : public PoolFixture {
   void Flip(size_t copy, uint64_t offset) { FlipBit(copy == 0 ? "meta" : "../mirror", offset); }
 };
 
-std::set<uint64_t> PagesOf(const MirrorPool& pool, bool previous) {
-  const std::unique_ptr<Io> io = MakeThreadIo();
-  const std::unique_ptr<File> meta = std::move(io->OpenFile(pool.PathOf("meta"), {}).value());
-  const Superblock superblock = ReadSuperblock(*meta).value();
-  Checkpoints checkpoints(PageStore(*meta, PagesOffset(superblock.journal_blocks)),
-                          superblock.pool_uuid);
-  Map map(superblock.capacity_tracks);
-  map.set_replaying(true);
-  REQUIRE(checkpoints.Load(previous ? superblock.previous : superblock.current, map).ok());
-  std::set<uint64_t> pages;
-  for (const PageRun& run : checkpoints.Runs())
-    for (uint64_t page = run.page; page < run.page + run.count; ++page) pages.insert(page);
-  return pages;
-}
-
 // Every structure of the metadata, by a name and the bytes that are flipped.
 std::vector<std::pair<std::string, std::vector<uint64_t>>> Structures(const MirrorPool& pool) {
   const std::unique_ptr<Io> io = MakeThreadIo();
@@ -121,7 +107,7 @@ std::vector<std::pair<std::string, std::vector<uint64_t>>> Structures(const Mirr
                      std::vector<uint64_t>{kJournalOffset + seq * kBlockBytes + 80});
   const uint64_t pages = PagesOffset(superblock.journal_blocks);
   for (const bool previous : {false, true})
-    for (const uint64_t page : PagesOf(pool, previous))
+    for (const uint64_t page : PagesOfCheckpoint(pool.PathOf("meta"), previous))
       all.emplace_back((previous ? "previous page " : "page ") + std::to_string(page),
                        std::vector<uint64_t>{pages + page * kPageBytes + 17});
   return all;

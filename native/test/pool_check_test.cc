@@ -15,6 +15,7 @@
 #include "core/superblock.h"
 #include "core/thread_io.h"
 #include "test/pool_fixture.h"
+#include "test/pool_metadata.h"
 
 namespace flashlun {
 namespace {
@@ -106,26 +107,6 @@ void CheckPromise(PoolFixture& pool, const PoolReport& report) {
   pool.Abandon();
 }
 
-Superblock SuperblockOf(const PoolFixture& pool) {
-  const std::unique_ptr<Io> io = MakeThreadIo();
-  return ReadSuperblock(*io->OpenFile(pool.PathOf("meta"), {}).value()).value();
-}
-
-std::set<uint64_t> PagesOf(const PoolFixture& pool, bool previous) {
-  const std::unique_ptr<Io> io = MakeThreadIo();
-  const std::unique_ptr<File> meta = std::move(io->OpenFile(pool.PathOf("meta"), {}).value());
-  const Superblock superblock = ReadSuperblock(*meta).value();
-  Checkpoints checkpoints(PageStore(*meta, PagesOffset(superblock.journal_blocks)),
-                          superblock.pool_uuid);
-  Map map(superblock.capacity_tracks);
-  map.set_replaying(true);
-  REQUIRE(checkpoints.Load(previous ? superblock.previous : superblock.current, map).ok());
-  std::set<uint64_t> pages;
-  for (const PageRun& run : checkpoints.Runs())
-    for (uint64_t page = run.page; page < run.page + run.count; ++page) pages.insert(page);
-  return pages;
-}
-
 TEST_CASE_FIXTURE(PoolFixture, "a pool that was closed, and one that was killed, are clean") {
   PoolFixture killed;
   MakePool(*this, killed);
@@ -174,8 +155,8 @@ TEST_CASE_FIXTURE(PoolFixture, "superblock copies: harmless up to three, then al
 TEST_CASE_FIXTURE(PoolFixture, "every page of both checkpoints") {
   PoolFixture killed;
   MakePool(*this, killed);
-  const std::set<uint64_t> current = PagesOf(killed, false);
-  const std::set<uint64_t> previous = PagesOf(killed, true);
+  const std::set<uint64_t> current = PagesOfCheckpoint(killed.PathOf("meta"), false);
+  const std::set<uint64_t> previous = PagesOfCheckpoint(killed.PathOf("meta"), true);
   std::set<uint64_t> pages = current;
   pages.insert(previous.begin(), previous.end());
   CHECK(pages.size() > current.size());
@@ -201,8 +182,8 @@ TEST_CASE_FIXTURE(PoolFixture, "every page of both checkpoints") {
 TEST_CASE_FIXTURE(PoolFixture, "all damaged pages are listed, not only the first") {
   PoolFixture killed;
   MakePool(*this, killed);
-  const std::set<uint64_t> pages = PagesOf(killed, false);
-  const uint64_t manifest = SuperblockOf(killed).current.manifest_page;
+  const std::set<uint64_t> pages = PagesOfCheckpoint(killed.PathOf("meta"), false);
+  const uint64_t manifest = SuperblockOf(killed.PathOf("meta")).current.manifest_page;
   for (const uint64_t page : pages)
     if (page != manifest)
       killed.FlipBit("meta", PagesOffset(killed.options().journal_blocks) + page * kPageBytes);
@@ -217,7 +198,7 @@ TEST_CASE_FIXTURE(PoolFixture, "all damaged pages are listed, not only the first
 TEST_CASE_FIXTURE(PoolFixture, "every block of the journal") {
   PoolFixture killed;
   MakePool(*this, killed);
-  const Superblock superblock = SuperblockOf(killed);
+  const Superblock superblock = SuperblockOf(killed.PathOf("meta"));
   const uint64_t begin = superblock.previous.replay.next_seq;
   const uint64_t middle = superblock.current.replay.next_seq;
   const uint64_t last = middle + 5;  // six groups of one block each
@@ -257,7 +238,7 @@ TEST_CASE_FIXTURE(PoolFixture, "a damaged checkpoint, and the last journal block
   PoolFixture killed;
   MakePool(*this, killed);
   Close();
-  const Superblock superblock = SuperblockOf(*this);
+  const Superblock superblock = SuperblockOf(PathOf("meta"));
   const uint64_t page = superblock.current.manifest_page;
   FlipBit("meta", PagesOffset(superblock.journal_blocks) + page * kPageBytes);
   const PoolReport page_only = Check(*this);

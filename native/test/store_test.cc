@@ -3,6 +3,7 @@
 
 #include "core/store_impl.h"
 #include "test/pool_fixture.h"
+#include "test/pool_metadata.h"
 #include "test/sim_io.h"
 
 namespace flashlun {
@@ -234,9 +235,7 @@ void CheckTracks(PoolFixture& pool, uint64_t tracks, char last) {
 
 // One bit of the manifest of the current checkpoint.
 void DamageCurrent(PoolFixture& pool) {
-  const std::unique_ptr<Io> io = MakeThreadIo();
-  const Superblock superblock =
-      ReadSuperblock(*io->OpenFile(pool.PathOf("meta"), {}).value()).value();
+  const Superblock superblock = SuperblockOf(pool.PathOf("meta"));
   pool.FlipBit("meta", PagesOffset(superblock.journal_blocks) +
                            superblock.current.manifest_page * kPageBytes);
 }

@@ -19,6 +19,13 @@ class StorePeer {
     auto lock = impl.state_.Acquire();
     return impl.map_->FindEntry(*impl.volumes_.at(volume), track).own;
   }
+  // How many refer to the track's place: one that was left counts until its drop has been applied.
+  static uint32_t RefsOf(Store& store, uint16_t volume, uint64_t track) {
+    const uint64_t physical = PhysicalOf(store, volume, track);
+    StoreImpl& impl = store.impl();
+    auto lock = impl.state_.Acquire();
+    return impl.map_->allocator().Count(physical);
+  }
 };
 
 namespace {
@@ -142,7 +149,10 @@ TEST_CASE_FIXTURE(SealFixture, "a background copy takes an own track as it is, s
   Fill(source, 0, kTracks * kTrackBytes, 'b');
   REQUIRE(store().Flush().ok());
   const uint64_t used = 2 * kTracks;
-  CHECK(Eventually([this, used] { return store().Info().used_tracks == used; }));
+  CHECK(store().Info().used_tracks == used);
+  // Alone with its tracks once the source's references have been given up.
+  for (uint64_t track = 0; track < kTracks; ++track)
+    REQUIRE(Eventually([&] { return StorePeer::RefsOf(store(), 0x1001, track) == 1; }));
   const uint64_t id = store().ListRelationships().front().id;
   REQUIRE(store().CopyBatch(id, 0, 100).ok());
   CHECK(store().Info().used_tracks == used);

@@ -31,7 +31,8 @@
 // T <= claims - 1; and thin tracks + claims <= READY tracks always. The n tracks of one write are n
 // different places of one volume, so the same holds with n for 1. Drops that are pending, and
 // writers that un-share the same track at the same time, can hide the space for a moment: a thick
-// writer waits for them (StoreImpl::Reserve).
+// writer waits for them, and then looks again whether it needs a track at all
+// (StoreImpl::MayNeedNone).
 //
 // Thread safety: Count, Ref and Release from any thread; everything else needs the store's state
 // lock.

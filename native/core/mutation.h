@@ -62,6 +62,7 @@ enum class Mutation {
   kClaimsIgnored,        // thin volumes take what thick ones have claimed
   kClaimsForgotten,      // a recovery does not restore the claims
   kThickPartial,         // a thick volume's redirected track keeps a base, a second track
+  kThickWaitsOnly,       // a thick volume's writer waits for a track that it no longer needs
   kThickMixed,           // thin copies of thick volumes hold their tracks
   kCopyKeepsArea,        // a background copy leaves a track in the source's pool
   kFlushOneArea,         // a flush covers the first data area that was written, not all

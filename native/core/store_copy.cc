@@ -532,7 +532,8 @@ bool StoreImpl::Inherited(const VolumeState& volume, uint64_t track) {
 Status StoreImpl::CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, bool* copied) {
   SpaceTicket ticket;
   Status status;
-  for (bool reserved = false;; reserved = true) {
+  bool reserved = false;
+  for (int tries = 0;; ++tries) {
     Throttle();
     Enter(slot, target, true);
     const uint64_t key = TrackLocks::Key(target.id, track);
@@ -541,7 +542,9 @@ Status StoreImpl::CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, b
     if (!Mutated(Mutation::kCopyWithoutLock)) track_locks_.UnlockExclusive(key);
     Leave(slot);
     if (status.code() != Code::kNoSpace || reserved) break;
-    if (status = Reserve(target, 1, &ticket); !status.ok()) break;
+    status = Reserve(target, 1, &ticket);
+    reserved = status.ok();
+    if (!reserved && !MayNeedNone(target, status, tries)) break;
   }
   EndTicket(target, &ticket);
   return status;

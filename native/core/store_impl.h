@@ -242,6 +242,8 @@ class StoreImpl {
   // Promises the tracks, waiting for growth and for pending drops. Outside every epoch, no locks
   // held. kNoSpace: nothing was promised.
   Status Reserve(const VolumeState& volume, uint64_t tracks, SpaceTicket* ticket);
+  // Whether a write that did not get its space should look again whether it needs any.
+  static bool MayNeedNone(const VolumeState& volume, const Status& refused, int tries);
   void EndTicket(const VolumeState& volume, SpaceTicket* ticket);
   Status AwaitSpace(uint32_t area, uint64_t tracks, int reclaims,
                     const std::function<bool()>& take);

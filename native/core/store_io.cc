@@ -141,7 +141,8 @@ Status StoreImpl::WriteOne(OpSlot& slot, VolumeState& volume, uint64_t offset, c
                            size_t len, SpaceTicket* ticket) {
   const auto within = static_cast<uint32_t>(offset % kTrackBytes);
   Pace();
-  for (bool reserved = false;; reserved = true) {
+  bool reserved = false;
+  for (int tries = 0;; ++tries) {
     Enter(slot, volume, true);
     Throttle();
     Status status = WritePiece(volume, offset / kTrackBytes, within, data, len, ticket);
@@ -149,7 +150,9 @@ Status StoreImpl::WriteOne(OpSlot& slot, VolumeState& volume, uint64_t offset, c
     if (status.code() != Code::kNoSpace || reserved) [[likely]]
       return status;
     // Outside the epoch: tracks may be waiting for a commit and for us to leave.
-    if (status = Reserve(volume, 1, ticket); !status.ok()) return status;
+    status = Reserve(volume, 1, ticket);
+    reserved = status.ok();
+    if (!reserved && !MayNeedNone(volume, status, tries)) return status;
   }
 }
 
@@ -165,12 +168,12 @@ Status StoreImpl::WriteMany(OpSlot& slot, VolumeState& volume, uint64_t offset, 
   if (in_place) return status;
   // One fresh track for every touched track is the most it can take.
   const uint64_t most = (offset + len - 1) / kTrackBytes - offset / kTrackBytes + 1;
-  if (!TryPromise(volume, most, ticket)) {
+  for (int tries = 0; !TryPromise(volume, most, ticket); ++tries) {
     if (WriteExactly(slot, volume, offset, data, len, ticket, &status)) return status;
-    if (Status space = Reserve(volume, most, ticket); !space.ok()) {
-      if (WriteExactly(slot, volume, offset, data, len, ticket, &status)) return status;
-      return space;
-    }
+    Status space = Reserve(volume, most, ticket);
+    if (space.ok()) break;
+    if (WriteExactly(slot, volume, offset, data, len, ticket, &status)) return status;
+    if (!MayNeedNone(volume, space, tries)) return space;
   }
   Enter(slot, volume, true);
   while (len != 0 && status.ok()) {
@@ -501,7 +504,7 @@ Status StoreImpl::ZeroRange(OpSlot& slot, VolumeState& volume, uint64_t offset, 
     const uint64_t head = first_whole - offset;
     const uint64_t fresh = SpaceNeeded(slot, volume, offset, head) +
                            SpaceNeeded(slot, volume, last_whole, end - last_whole);
-    if (fresh > 1) status = Reserve(volume, fresh, ticket);
+    if (fresh > 1 && !volume.thick) status = Reserve(volume, fresh, ticket);
     if (status.ok()) status = WriteZeroBytes(slot, volume, offset, head, ticket);
     if (status.ok()) status = WriteZeroBytes(slot, volume, last_whole, end - last_whole, ticket);
   }
@@ -556,7 +559,7 @@ Status StoreImpl::WriteZeroes(OpSlot& slot, VolumeState& volume, uint64_t offset
     // May be gigabytes, too many locks to hold: reserved by count. An establish on the range while
     // this runs can make it need more than that.
     const uint64_t fresh = SpaceNeeded(slot, volume, offset, len);
-    if (fresh > 1) status = Reserve(volume, fresh, &ticket);
+    if (fresh > 1 && !volume.thick) status = Reserve(volume, fresh, &ticket);
     if (status.ok()) status = WriteZeroBytes(slot, volume, offset, len, &ticket);
   } else {
     status = ZeroRange(slot, volume, offset, len, true, &ticket);

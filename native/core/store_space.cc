@@ -38,11 +38,11 @@ constexpr int64_t kRetryMs = 1000;
 // A region must stay free this long, and this is waited between two discards.
 constexpr std::chrono::milliseconds kTrimPeriod{1000};
 constexpr std::chrono::milliseconds kBetweenTrims{50};
-// Commits that a writer of a thin volume waits for, in the hope that drops free what it needs. A
-// thick one's space is there as soon as what is pending has ended, so the limit is only there to
-// end.
-constexpr int kThinReclaims = 2;
-constexpr int kThickReclaims = 1000;
+// Commits that a writer waits for, in the hope that drops free what it needs.
+constexpr int kReclaims = 2;
+// How often a thick volume's writer looks again. Its space is there, or not needed any more, as
+// soon as what is pending has ended, so the limit is only there to end.
+constexpr int kThickTries = 500;
 
 uint64_t LowWaterOf(const AreaSpace& space) { return std::min(kLowWater, space.capacity / 32); }
 uint64_t KeepOf(const AreaSpace& space) { return std::min(kKeepReady, space.capacity / 16); }
@@ -58,12 +58,19 @@ bool StoreImpl::TryPromise(const VolumeState& volume, uint64_t tracks, SpaceTick
 }
 
 Status StoreImpl::Reserve(const VolumeState& volume, uint64_t tracks, SpaceTicket* ticket) {
-  const int reclaims = volume.thick ? kThickReclaims : kThinReclaims;
-  return AwaitSpace(volume.pool, tracks, reclaims, [&] {
+  return AwaitSpace(volume.pool, tracks, kReclaims, [&] {
     if (!map_->allocator().Promise(volume.pool, volume.thick, tracks)) return false;
     ticket->promised += tracks;
     return true;
   });
+}
+
+// Two volumes that leave a track they shared both ask for a fresh one, and only one of them needs
+// it: to the other the track belongs alone, once the drop has been applied. Then there may never be
+// a free one.
+bool StoreImpl::MayNeedNone(const VolumeState& volume, const Status& refused, int tries) {
+  return volume.thick && refused.code() == Code::kNoSpace && tries < kThickTries &&
+         !Mutated(Mutation::kThickWaitsOnly);
 }
 
 void StoreImpl::EndTicket(const VolumeState& volume, SpaceTicket* ticket) {
@@ -134,18 +141,18 @@ Status StoreImpl::NoSpace(uint32_t area) const {
 
 Status StoreImpl::ClaimSpace(uint32_t area, uint64_t tracks) {
   bool fits = false;
-  for (int round = 0; round <= kThinReclaims && !fits; ++round) {
+  for (int round = 0; round <= kReclaims && !fits; ++round) {
     if (round != 0) ReclaimForSpace();
     auto lock = state_.Acquire();
     if (!area_specs_.contains(area)) return NoPool(area);
     const AreaSpace& space = map_->allocator().space(area);
     fits = space.used - space.thick_used + space.claims + tracks <= space.capacity;
-    if (!fits && round == kThinReclaims)
+    if (!fits && round == kReclaims)
       return Status(Code::kNoSpace, "pool " + area_specs_.at(area).name +
                                         " cannot hold a thick volume of this size beside what is "
                                         "in use and claimed; enlarge it or choose a smaller size");
   }
-  return AwaitSpace(area, tracks, kThinReclaims, [&] {
+  return AwaitSpace(area, tracks, kReclaims, [&] {
     if (map_->allocator().Available(area, false) < static_cast<int64_t>(tracks)) return false;
     map_->allocator().AddClaim(area, tracks);
     return true;

@@ -1,8 +1,8 @@
 // MemoryIo: files and shared memory in ordinary memory, for the fuzz targets. Nothing is ever
 // lost and nothing fails: what is fuzzed is what the bytes say, not how the disk behaves.
 //
-// A copy shares the content of files until one of the two writes to it, so a pool image is cheap
-// to start from again and again.
+// A copy shares the content of files, chunk by chunk, until one of the two writes to it, and what
+// was never written takes no memory, so a pool image is cheap to start from again and again.
 //
 // Thread safety: as Io says; one lock for everything.
 #pragma once
@@ -30,7 +30,11 @@ class MemoryIo final : public Io {
   // In order of their names; the kill ring's memory is among them.
   std::vector<std::string> Paths() const;
   Bytes ContentOf(const std::string& path) const;
+  // Up to `length` bytes of it.
+  Bytes RangeOf(const std::string& path, uint64_t offset, uint64_t length) const;
   void Replace(const std::string& path, Bytes content);
+  // Bytes behind the end are left out.
+  void Overwrite(const std::string& path, uint64_t offset, const Bytes& bytes);
 
   Status MakeDir(const std::string& path) override;
   bool Exists(const std::string& path) override;
@@ -49,7 +53,7 @@ class MemoryIo final : public Io {
 
  private:
   friend class MemoryFile;
-  using Content = std::shared_ptr<Bytes>;
+  struct Content;
   struct Shared;  // the lock and the files: outlives this while a file is open
   std::shared_ptr<Shared> shared_;
 };

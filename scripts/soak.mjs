@@ -27,6 +27,7 @@ const THREADED = [
   'ops_test',
   'map_test',
   'async_test',
+  'space_test',
   'status_test',
   'nbd_limits_test',
 ];

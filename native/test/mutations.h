@@ -7,7 +7,7 @@ namespace flashlun {
 
 // Switches every rule off in turn, each in a process of its own, and looks for a seed of the
 // simulation, or a run of the fault test, that notices. Returns how many nobody noticed.
-// `only`: a part of the rule's name, or nullptr for all that are quick, or for the `slow` ones.
-int RunMutations(uint64_t first_seed, uint64_t most_seeds, const char* only, bool slow);
+// `only`: a part of the rule's name, or nullptr for all.
+int RunMutations(uint64_t first_seed, uint64_t most_seeds, const char* only);
 
 }  // namespace flashlun

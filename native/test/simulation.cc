@@ -22,7 +22,7 @@ constexpr const char* kMirror = "mirror";
 // One crash state in this many steps.
 constexpr uint64_t kStepsPerCrash = 12;
 // A run is some thousand steps; one that takes this many waits for something that never comes.
-constexpr uint64_t kMostSteps = 300'000;
+constexpr uint64_t kMostSteps = 100'000;
 // A death after which the run goes on, about once in this many steps.
 constexpr uint64_t kStepsPerDeath = 1500;
 
@@ -59,10 +59,11 @@ Simulation::Simulation(uint64_t seed, bool mirrored)
 void Simulation::MakeVolumes(uint64_t seed) {
   // The last used track of the first volume comes into being when it is resized.
   if (thick_) {
-    // Small, so that the claims of two of them, or of all four, nearly fill a pool.
-    most_tracks_ = 8;
+    // Small and written in full, so that the claims of two of them, or of all four, nearly fill a
+    // pool and are needed; or twice as large, so that claims wait for growth.
+    most_tracks_ = seed / 16 % 3 == 1 ? 8 : 4;
     for (uint16_t id = 0x1000; id <= 0x1003; ++id)
-      volumes_.emplace_back(id, id == 0x1000 ? 3 : 8, std::vector<uint64_t>{0, 1, 2, 3});
+      volumes_.emplace_back(id, id == 0x1000 ? 3 : most_tracks_, std::vector<uint64_t>{0, 1, 2, 3});
   } else {
     volumes_.emplace_back(uint16_t{0x1000}, 513, std::vector<uint64_t>{0, 511, 512, 513});
     for (uint16_t id = 0x1001; id <= 0x1003; ++id)
@@ -155,7 +156,8 @@ std::string Simulation::AdoptRecoveredState() {
   full_until_ = 0;
   // A power loss may have taken back how an establish and its copy ended.
   for (SimVolume& volume : volumes_)
-    if (volume.id >= 0x1002) volume.independent = volume.rest_independent = false;
+    if (volume.id >= 0x1002 && (power_loss || lost))
+      volume.independent = volume.rest_independent = false;
   chain_ready_ = false;
   group_begun_ms_ = 0;
   last_group_ms_ = INT64_MAX;
@@ -237,7 +239,7 @@ void Simulation::SpawnFibers() {
   fibers_->Spawn("flush", [this] { FlushFiber(6); });
   fibers_->Spawn("establish", [this] { EstablishFiber(5); });
   fibers_->Spawn("chain", [this] { ChainFiber(16); });
-  if (rng_() % 2 == 0) fibers_->Spawn("copy", [this] { CopyFiber(); });
+  if (rng_() % 2 == 0 || several_pools_) fibers_->Spawn("copy", [this] { CopyFiber(); });
   if (rng_() % 2 == 0) fibers_->Spawn("verify", [this] { VerifyFiber(); });
   if (rng_() % 2 == 0) fibers_->Spawn("checkpoint", [this] { CheckpointFiber(2); });
   if (rng_() % 2 == 0) {
@@ -271,6 +273,9 @@ bool Simulation::AfterStep() {
     crashed_ = true;
     return false;
   }
+  if (copy_ended_ && !DataLost())
+    if (std::string problem = CheckIndependence(); !problem.empty()) Fail(problem);
+  copy_ended_ = false;
   // And after each checkpoint: what it names must be on the disk, and from the one before it a
   // recovery must get as far.
   const uint64_t checkpoints = store_->Info().checkpoints;

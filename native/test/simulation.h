@@ -192,6 +192,7 @@ class Simulation {
   std::string full_area_;                    // the file whose file system is full for a while
   uint64_t full_from_ = 0, full_until_ = 0;  // in calls, as below
   uint64_t flips_ = 0;
+  bool copy_ended_ = false;  // in the last step, of a copy into another pool perhaps
   bool faulty_ = false;      // this session's disk has faults
   uint64_t fault_from_ = 0;  // the window, in calls of this session's SimIo
   uint64_t fault_until_ = 0;

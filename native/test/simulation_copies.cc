@@ -244,11 +244,12 @@ void Simulation::CopyFiber() {
     for (const RelationshipInfo& relation : store_->ListRelationships()) {
       if (relation.flags & kRelNoCopy) continue;
       const uint64_t flips = flips_;
-      Result<CopyBatchResult> result =
-          store_->CopyBatch(relation.id, 0, static_cast<uint32_t>(1 + rng_() % 4));
+      Result<CopyBatchResult> result = store_->CopyBatch(
+          relation.id, 0, static_cast<uint32_t>(1 + rng_() % (several_pools_ ? 8 : 4)));
       Count(Did::kCopy);
       const bool known = (relation.target_id & 7u) < volumes_.size();
       const SimVolume* target = known ? &volumes_[relation.target_id & 7] : nullptr;
+      if (!result.ok() && result.status().code() == Code::kClosed && Idle()) return;
       if (result.ok()) {
         if (known && result.value().done) CopyEnded(relation.target_id, flips);
       } else if (result.status().code() != Code::kNotFound &&

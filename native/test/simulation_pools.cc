@@ -17,6 +17,7 @@ constexpr const char* kSecond = "/second.tracks";
 constexpr const char* kThird = "/third.tracks";
 // So small that they are full now and then.
 constexpr uint64_t kSecondTracks[] = {20, 24, 28};
+constexpr uint64_t kThickSecondTracks[] = {10, 12, 20};
 constexpr uint64_t kMostPoolTracks = 64;
 
 const char* AreaPath(uint32_t pool) {
@@ -28,7 +29,9 @@ const char* AreaPath(uint32_t pool) {
 
 // In the first session: the second pool, on a disk full of somebody else's data.
 void Simulation::CreatePools() {
-  uint64_t tracks = kSecondTracks[rng_() % std::size(kSecondTracks)];
+  const size_t which = rng_() % std::size(kSecondTracks);
+  const bool small = thick_ && most_tracks_ == 4;
+  uint64_t tracks = small ? kThickSecondTracks[which] : kSecondTracks[which] * (thick_ ? 2 : 1);
   // All volumes at their largest, when all are thick.
   if (volumes_[1].thick) tracks = volumes_.size() * most_tracks_;
   const Status status = store_->CreatePool("second", kSecond, tracks * kTrackBytes);
@@ -66,7 +69,7 @@ void Simulation::DoGrowPool() {
   const std::vector<PoolInfo> now = store_->ListPools();
   const PoolInfo& pool = now[rng_() % now.size()];
   // Also by less than a region.
-  const uint64_t tracks = pool.capacity_tracks + 1 + rng_() % (rng_() % 2 ? 4 : 20);
+  const uint64_t tracks = pool.capacity_tracks + 1 + rng_() % (rng_() % 4 != 0 ? 2 : 20);
   if (tracks > kMostPoolTracks) return;
   const Status status = store_->GrowPool(pool.number, tracks * kTrackBytes);
   if (!Expected(status, "grow a pool") || !status.ok()) return;
@@ -78,8 +81,8 @@ void Simulation::ArmFullArea() {
   full_until_ = 0;
   if (rng_() % 2 != 0) return;
   full_area_ = AreaPath(static_cast<uint32_t>(rng_() % 2));
-  full_from_ = io_->calls() + rng_() % 400;
-  full_until_ = full_from_ + 200 + rng_() % 2000;
+  full_from_ = io_->calls() + rng_() % (rng_() % 2 ? 400 : 20);
+  full_until_ = full_from_ + 200 + rng_() % 4000;
 }
 
 // Of every call: the file system under an area, and the rule that nothing is written to an area
@@ -129,14 +132,15 @@ void Simulation::Flipped(const PairSpec& pair) {
 // No T0 came since the copy of this relationship began its last batch.
 void Simulation::CopyEnded(uint16_t target_id, uint64_t flips_before) {
   SimVolume& target = volumes_[target_id & 7];
-  if (flips_ == flips_before && target.rest_independent) target.independent = true;
+  if (flips_ != flips_before || !target.rest_independent) return;
+  target.independent = copy_ended_ = true;
 }
 
 // A killed machine comes back, but the disk of every other pool gives nothing: what is independent
 // of them is read all the same.
 std::string Simulation::CheckIndependence() {
   for (const SimVolume& volume : volumes_) {
-    if (!volume.independent || rng_() % 4 != 0) continue;
+    if (!volume.independent || (rng_() % 4 != 0 && !copy_ended_)) continue;
     std::unique_ptr<SimIo> after = io_->Crash(CrashKind::kKill, rng_, nullptr);
     Result<std::unique_ptr<Store>> opened = Store::Open(*after, Options());
     if (!opened.ok()) return "kill: recovery: " + opened.status().message();

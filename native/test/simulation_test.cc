@@ -3,9 +3,9 @@
 //   simulation_test --states 100000 [--seed FIRST]   until so many crash states were looked at
 //   simulation_test --seconds 600 [--seed FIRST]     for so long
 //   simulation_test --replay SEED                    one run
+//   simulation_test --pools                          fixed sequences about pools
 //   simulation_test --damage                         damaged metadata, each place in turn
-//   simulation_test --mutations [--seeds 4000]       switches each rule off in turn; --only NAME,
-//                                                    --slow: those that take hundreds of runs
+//   simulation_test --mutations [--seeds 4000]       switches each rule off in turn; --only NAME
 //
 // Exit 1 on a violation, whose seed is printed, or when a mutation is not noticed.
 #include "test/simulation.h"
@@ -20,6 +20,7 @@
 
 #include "test/damage_run.h"
 #include "test/mutations.h"
+#include "test/pool_run.h"
 
 namespace {
 
@@ -97,10 +98,14 @@ int main(int argc, char** argv) {
     return problem.empty() ? 0 : 1;
   }
   if (HasFlag(argc, argv, "--damage")) return RunDamage();
+  if (HasFlag(argc, argv, "--pools")) {
+    const std::string problem = flashlun::PoolRun().Run();
+    std::printf("pools: %s\n", problem.empty() ? "ok" : problem.c_str());
+    return problem.empty() ? 0 : 1;
+  }
   if (HasFlag(argc, argv, "--mutations")) {
     const uint64_t most = OptionOr(argc, argv, "--seeds", 4000);
-    const bool slow = HasFlag(argc, argv, "--slow");
-    return flashlun::RunMutations(seed, most, TextOf(argc, argv, "--only"), slow) == 0 ? 0 : 1;
+    return flashlun::RunMutations(seed, most, TextOf(argc, argv, "--only")) == 0 ? 0 : 1;
   }
   if (const uint64_t seconds = OptionOr(argc, argv, "--seconds", 0); seconds != 0)
     return RunStates(seed, UINT64_MAX, static_cast<double>(seconds));

@@ -19,12 +19,13 @@ namespace flashlun {
 namespace {
 
 // kPools, kThick: the simulation's seeds that have several pools, those without and those with
-// thick volumes (simulation.cc).
+// thick volumes; kJournal: those with a smaller journal (simulation.cc).
 enum class Watch {
   kSimulation,
   kMirror,
   kPools,
   kThick,
+  kJournal,
   kFaults,
   kMirrorFaults,
   kDamage,
@@ -59,7 +60,7 @@ constexpr Rule kRules[] = {
     {kCheckpointInexact, Watch::kSimulation, "checkpoint not of one LSN (T9)"},
     {kJournalOverrun, Watch::kSimulation, "journal over the previous checkpoint's blocks (T11)"},
     {kRecoverOverJournal, Watch::kSimulation, "recovery over a full journal (T11)"},
-    {kJournalGap, Watch::kSimulation, "session behind a checkpoint ahead of the journal (T11)"},
+    {kJournalGap, Watch::kJournal, "session behind a checkpoint ahead of the journal (T11)"},
     {kCopyWithoutLock, Watch::kSimulation, "background copy publishes without comparing (T24)"},
     {kFlushTooEarly, Watch::kSimulation, "flush, FUA answered before the commit (T29)"},
     {kTrimNotRecorded, Watch::kSimulation, "trim leaves no record"},
@@ -78,7 +79,7 @@ constexpr Rule kRules[] = {
     {kClaimsForgotten, Watch::kThick, "claims not restored by a recovery"},
     {kThickPartial, Watch::kThick, "thick track with a base"},
     {kThickWaitsOnly, Watch::kThick, "thick writer waits for what it no longer needs"},
-    {kThickMixed, Watch::kThick, "thin copy of a thick volume"},
+    {kThickMixed, Watch::kPoolRun, "thin copy of a thick volume"},
     {kCopyKeepsArea, Watch::kPoolRun, "copy left in the source's pool"},
     {kFlushOneArea, Watch::kPools, "flush of one data area only"},
     {kPoolNotSynced, Watch::kPools, "new pool recorded before it is durable"},
@@ -128,6 +129,7 @@ std::string NoticedByFaults(bool mirror, uint64_t* used) {
 uint64_t SeedFor(Watch watch, uint64_t n) {
   if (watch == Watch::kPools) return n / 4 * 16 + 4 + n % 4;
   if (watch == Watch::kThick) return n / 4 * 16 + 12 + n % 4;
+  if (watch == Watch::kJournal) return n * 3 + 1;
   return n;
 }
 

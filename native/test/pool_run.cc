@@ -29,6 +29,7 @@ void PoolRun::Need(const Status& status, const char* what) {
 std::string PoolRun::Run() {
   std::string problem = On(40, [this] { CopyAndLeave(); });
   if (problem.empty()) problem = On(40, [this] { ClaimsBesideFreeRegions(); });
+  if (problem.empty()) problem = On(20, [this] { ThinCopyOfThick(); });
   return problem;
 }
 
@@ -123,6 +124,27 @@ void PoolRun::ClaimsBesideFreeRegions() {
   // The second claim does not fit what is left of the stock.
   Need(store_->CreateVolume(kTarget, 11 * kTrackBytes, "", {.thick = true}), "create, thick");
   Need(store_->CreateVolume(kThird, 8 * kTrackBytes, "", {.thick = true}), "create, thick");
+}
+
+void PoolRun::ThinCopyOfThick() {
+  constexpr uint64_t kTracks = 8;
+  Need(store_->CreateVolume(kSource, kTracks * kTrackBytes, "", {.thick = true}), "create, thick");
+  Need(store_->CreateVolume(kTarget, kTracks * kTrackBytes, ""), "create");
+  Need(store_->CreateVolume(kThird, 40 * kTrackBytes, ""), "create");
+  if (!failure_.empty()) return;
+  Write(kSource, kTracks, 1);
+  const PairSpec pair{kSource, kTarget, kRelNoCopy};
+  std::vector<uint64_t> ids;
+  const Status refused = store_->Establish({&pair, 1}, &ids);
+  if (!refused.ok() && refused.code() != Code::kInvalid) Need(refused, "establish");
+  OpSlot* slot = store_->AcquireSlot();
+  Volume thin = store_->Attach(kThird).value();
+  const std::vector<uint8_t> data(kTrackBytes);
+  for (uint64_t track = 0; track < 40; ++track)
+    if (!thin.Write(*slot, track * kTrackBytes, data.data(), data.size()).ok()) break;
+  thin = Volume();
+  store_->ReleaseSlot(slot);
+  Write(kSource, kTracks, 2);
 }
 
 }  // namespace flashlun

@@ -24,6 +24,8 @@ class PoolRun {
   void CopyAndLeave();
   // Claims that need growth, beside regions that have been free for long.
   void ClaimsBesideFreeRegions();
+  // Thin volumes take all that claims leave them, and a copy if they may.
+  void ThinCopyOfThick();
   void Write(uint16_t id, uint64_t tracks, uint64_t value);
   bool ReadsWithoutFirstPool(uint16_t id, uint64_t tracks, uint64_t value);
   void Fail(const std::string& what);

@@ -51,6 +51,7 @@ export interface ServeOptions extends TlsFlags, NbdLimitFlags {
   readonly metaMirror?: string;
   readonly insecureNbd?: boolean;
   readonly insecureHttp?: boolean;
+  readonly takeover?: boolean;
   readonly printConfig?: boolean;
 }
 
@@ -82,6 +83,8 @@ export interface Config {
   readonly metaMirror: string | undefined;
   readonly insecureNbd: boolean;
   readonly insecureHttp: boolean;
+  /** From the server that runs on the same data directory, if one does. */
+  readonly takeover: boolean;
 }
 
 export const DEFAULT_ESS_SERIAL = '13698';
@@ -103,6 +106,7 @@ const Raw = Type.Object(
     'meta-mirror': Type.Optional(Type.String({ minLength: 1 })),
     'insecure-nbd': Type.Boolean(),
     'insecure-http': Type.Boolean(),
+    takeover: Type.Boolean(),
     ...NBD_SETTINGS.properties,
   },
   { additionalProperties: false },
@@ -112,12 +116,9 @@ type Raw = Static<typeof Raw>;
 type Key = keyof Raw;
 
 const KEYS = Object.keys(Raw.properties) as Key[];
-const BOOLEANS: ReadonlySet<Key> = new Set<Key>([
-  'no-demo',
-  'nbd-tls-verify-peer',
-  'insecure-nbd',
-  'insecure-http',
-]);
+const BOOLEANS: ReadonlySet<Key> = new Set(
+  KEYS.filter((key) => 'type' in Raw.properties[key] && Raw.properties[key].type === 'boolean'),
+);
 
 const DEFAULTS = {
   data: './data',
@@ -130,6 +131,7 @@ const DEFAULTS = {
   ...TLS_DEFAULTS,
   'insecure-nbd': false,
   'insecure-http': false,
+  takeover: false,
   ...NBD_SETTINGS.defaults,
 } as const satisfies Partial<Raw>;
 
@@ -210,6 +212,7 @@ export function printableConfig(config: Config): Record<string, string | boolean
     ...(config.metaMirror === undefined ? {} : { 'meta-mirror': config.metaMirror }),
     'insecure-nbd': config.insecureNbd,
     'insecure-http': config.insecureHttp,
+    takeover: config.takeover,
     ...NBD_SETTINGS.printable(config.nbdLimits),
   };
 }
@@ -304,6 +307,7 @@ function checked(raw: Raw): Config {
     metaMirror: resolveMirror(raw['meta-mirror'], dataDir, (why) => invalid('meta-mirror', why)),
     insecureNbd: raw['insecure-nbd'],
     insecureHttp: raw['insecure-http'],
+    takeover: raw.takeover,
   };
 }
 

@@ -66,7 +66,14 @@ async function run(config: Config, log: Logger): Promise<void> {
   if (config.nbdTls !== undefined) process.on('SIGHUP', () => server.reloadTls());
   process.stdout.write(summary(server, config, version));
   tellSystemd('READY=1', log);
-  const signal = await stopSignal;
+  const end = await Promise.race([stopSignal, server.givenTo]);
+  if (typeof end === 'number') {
+    // systemd must not take the end of this process for the end of the service.
+    tellSystemd(`MAINPID=${end}`, log);
+    log.info({ pid: end }, 'ends: another server has taken over');
+    return;
+  }
+  const signal = end;
   log.info({ signal }, 'stopping');
   tellSystemd('STOPPING=1', log);
   await server.stop();

@@ -7,27 +7,15 @@
  * undoes what it did, and logs nothing at info: its error is the one line people shall see.
  */
 
-import { existsSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
-import { Auth } from './api/auth.js';
-import { createApiServer } from './api/server.js';
+import { type ApiServer, createApiServer } from './api/server.js';
 import { ChangeQueue } from './array/change-queue.js';
 import { createDemoArray } from './array/demo-array.js';
-import { Hosts } from './array/hosts.js';
-import { Pools } from './array/pools.js';
-import { StorageArray } from './array/storage-array.js';
-import { VolumeAccess } from './array/volume-access.js';
-import { VolumeRates } from './array/volume-rates.js';
+import type { StorageArray } from './array/storage-array.js';
 import { FlashlunError, fromNative } from './base/errors.js';
-import { LIMITS } from './base/limits.js';
 import type { Logger } from './base/log.js';
-import { formatHostPort, type HostPort } from './config-address.js';
+import { formatHostPort } from './config-address.js';
 import type { Config } from './config.js';
-import { BackgroundCopy } from './copyservices/background-copy.js';
-import { CopyServices } from './copyservices/copy-services.js';
-import { Scrubs } from './copyservices/scrubs.js';
-import { Registration } from './copyservices/registration.js';
-import { TaskService } from './copyservices/tasks.js';
 import { openEngine, peerUid } from './engine/index.js';
 import type { Engine } from './engine/types.js';
 import {
@@ -39,16 +27,19 @@ import {
   ESS_SERIAL_SETTING,
   makeDataDir,
   openDemoDecision,
-  writeFileAtomically,
 } from './first-start.js';
-import { CounterRepository, SettingRepository } from './metadata/counters.js';
+import { ServerHandover } from './handover.js';
+import { SettingRepository } from './metadata/counters.js';
 import { type MetadataDatabase, openDatabase } from './metadata/database.js';
-import { AccessRepository, HostRepository, RateRepository } from './metadata/hosts.js';
-import { TaskRepository } from './metadata/tasks.js';
-import { SessionRepository, UserRepository } from './metadata/users.js';
 import { createMetrics } from './metrics/registry.js';
+import { newCounts } from './nbd/access.js';
+import { ConnectionRegistry } from './nbd/connections.js';
 import { type NbdServer, startNbdListeners } from './nbd/listener.js';
 import { TlsServer } from './nbd/tls-server.js';
+import { describeOpenError, publish, reachable, unpublish } from './published.js';
+import { createServices, type Services, type Step } from './services.js';
+import { type Giver, TakeoverService } from './takeover/giver.js';
+import { type Inheritance, takeOver, takeoverPath } from './takeover/taker.js';
 
 export interface ServerOptions {
   readonly config: Config;
@@ -64,22 +55,6 @@ export interface ServerAddresses {
   readonly nbd: { readonly tcp: string | null; readonly unix: string | null };
 }
 
-/** Everything of the control plane that works on the open pool. */
-interface Services {
-  readonly array: StorageArray;
-  readonly access: VolumeAccess;
-  readonly rates: VolumeRates;
-  readonly pools: Pools;
-  readonly backgroundCopy: BackgroundCopy;
-  readonly copyServices: CopyServices;
-  readonly scrubs: Scrubs;
-  readonly tasks: TaskService;
-  readonly registration: Registration;
-  readonly auth: Auth;
-}
-
-type Step = readonly [name: string, undo: () => Promise<void> | void];
-
 export class FlashlunServer {
   readonly #options: ServerOptions;
   readonly #dataDir: string;
@@ -92,6 +67,8 @@ export class FlashlunServer {
   #addresses: ServerAddresses = { http: '', nbd: { tcp: null, unix: null } };
   #obstacle: string | undefined = 'the server is starting';
   #nbd: NbdServer | undefined;
+  #inheritance: Inheritance | undefined;
+  #givenTo: Promise<number> = new Promise(() => undefined);
   /** The administrator's password, at the first start only. */
   newPassword: string | undefined;
 
@@ -133,6 +110,11 @@ export class FlashlunServer {
     this.#tls?.reload();
   }
 
+  /** Resolves with the process that has taken over, after which there is nothing left to stop. */
+  get givenTo(): Promise<number> {
+    return this.#givenTo;
+  }
+
   /**
    * Stops accepting, lets what is in flight end, and closes the pool. Every step is tried.
    *
@@ -140,6 +122,7 @@ export class FlashlunServer {
    */
   async stop(): Promise<void> {
     this.#obstacle = 'the server is shutting down';
+    this.#inheritance?.close();
     const failures: unknown[] = [];
     for (const [name, undo] of this.#steps.splice(0).reverse()) {
       try {
@@ -159,29 +142,42 @@ export class FlashlunServer {
   }
 
   async #start(): Promise<void> {
-    const { adminPassword, config } = this.#options;
+    const { adminPassword, config, log, version } = this.#options;
     checkAdminPassword(adminPassword);
     // Before anything is made: a wrong certificate shall not leave an array behind.
     if (config.nbdTls !== undefined) {
       this.#tls = new TlsServer({ ...config.nbdTls, log: this.#log });
     }
     makeDataDir(this.#dataDir);
+    if (config.takeover) this.#inheritance = await takeOver(this.#dataDir, version, log);
     const engine = await this.#openEngine();
     const isNewPool = engine.info().created;
+    const registry = this.#resumeConnections(engine);
     if (!isNewPool) checkCapacity(config.poolCapacityBytes, defaultCapacity(engine));
     const db = await this.#openDatabase();
     const settings = new SettingRepository(db);
     const essSerial = chooseEssSerial(settings, config.essSerial, engine.volumes().length > 0);
     if (isNewPool) openDemoDecision(settings);
-    const services = this.#createServices(engine, db, essSerial);
+    const services = createServices({
+      config,
+      engine,
+      db,
+      essSerial,
+      changes: this.#changes,
+      poolDir: this.#file('pool'),
+      log,
+      steps: this.#steps,
+    });
     this.#services = services;
-    await this.#startHttp(engine, services);
-    await this.#startNbd(engine, services);
+    const api = await this.#startHttp(engine, services, registry);
+    const nbd = await this.#startNbd(engine, services, registry);
     settings.keepFirst(ESS_SERIAL_SETTING, essSerial);
     await this.#firstStart(services, settings);
     services.backgroundCopy.resume();
+    await this.#offerTakeover({ engine, db, api, nbd, registry });
     this.#publish();
     this.#obstacle = undefined;
+    this.#inheritance?.close();
     const { recoveredUnclean, recoveredRecords, ioBackend, ioNote, healedCopy } = engine.info();
     if (healedCopy !== '') this.#log.warn({ copy: healedCopy }, 'copy of the metadata made equal');
     if (ioNote !== '') this.#log.warn({ reason: ioNote }, 'asynchronous I/O by threads');
@@ -211,28 +207,31 @@ export class FlashlunServer {
         ...(metaMirror === undefined ? {} : { metaMirror }),
       });
     } catch (error) {
-      throw this.#describeOpenError(error);
+      throw describeOpenError(error, this.#dataDir);
     }
     // Left behind by a server that was killed; whoever reads it would ask a dead address.
-    this.#unpublish();
+    unpublish(this.#dataDir);
     this.#steps.push(['engine', () => engine.close()]);
     return engine;
   }
 
-  #describeOpenError(error: unknown): FlashlunError {
-    const known = fromNative(error, 'open the pool');
-    if (known.code !== 'DATA_DIR_LOCKED') return known;
-    const pidFile = this.#file('flashlun.pid');
-    const pid = existsSync(pidFile) ? readFileSync(pidFile, 'utf8').trim() : '';
-    const holder = /^\d+$/.test(pid)
-      ? `another flashlun server (process ${pid})`
-      : 'another process';
-    return new FlashlunError(
-      'DATA_DIR_LOCKED',
-      `the data directory ${this.#dataDir} is in use by ${holder}. ` +
-        'Stop it first, or give this one another --data directory.',
-      { cause: error },
-    );
+  /**
+   * Goes on with the connections of the server before, if there was one; first of all, for clients
+   * wait for it.
+   */
+  #resumeConnections(engine: Engine): ConnectionRegistry {
+    const { config, log } = this.#options;
+    const { memoryBytes, peerTimeoutSeconds, ...limits } = config.nbdLimits;
+    engine.setConnectionLimits({ memoryBytes, peerTimeoutSeconds });
+    const counts = newCounts({
+      handshakes: limits.handshakes,
+      total: limits.connections,
+      perClient: limits.connectionsPerClient,
+      perExport: limits.connectionsPerExport,
+    });
+    const registry = new ConnectionRegistry(engine, counts, log);
+    this.#inheritance?.resumeConnections(registry, log);
+    return registry;
   }
 
   async #openDatabase(): Promise<MetadataDatabase> {
@@ -246,55 +245,16 @@ export class FlashlunServer {
     return db;
   }
 
-  #createServices(engine: Engine, db: MetadataDatabase, essSerial: string): Services {
-    const { config, log } = this.#options;
-    const changes = this.#changes;
-    const array = new StorageArray(engine, essSerial, changes);
-    const pools = new Pools({ engine, changes, log: log.child({ part: 'pools' }) });
-    this.#steps.push(['pool watch', pools.watch()]);
-    const copyLog = log.child({ part: 'copyservices' });
-    const backgroundCopy = new BackgroundCopy({
-      engine,
-      poolDir: this.#file('pool'),
-      workerFile: new URL('./workers/background-copy.js', import.meta.url),
-      bytesPerSecond: config.copyBytesPerSecond,
-      log: copyLog,
-    });
-    this.#steps.push(['background copy', () => backgroundCopy.close()]);
-    const scrubs = new Scrubs({
-      array,
-      poolDir: this.#file('pool'),
-      workerFile: new URL('./workers/verify.js', import.meta.url),
-      bytesPerSecond: config.copyBytesPerSecond,
-      log: log.child({ part: 'verify' }),
-    });
-    this.#steps.push(['scrubs', () => scrubs.close()]);
-    const copyServices = new CopyServices({ engine, array, backgroundCopy, changes, log: copyLog });
-    const common = { array, changes, log: log.child({ part: 'access' }) };
-    const hosts = new Hosts(new HostRepository(db), common.log);
-    const taskRecords = new TaskRepository(db, LIMITS.runsPerTask);
-    return {
-      array,
-      access: new VolumeAccess({ ...common, hosts, records: new AccessRepository(db) }),
-      rates: new VolumeRates({ ...common, engine, records: new RateRepository(db) }),
-      pools,
-      backgroundCopy,
-      copyServices,
-      scrubs,
-      tasks: new TaskService(taskRecords, array, copyServices, copyLog),
-      registration: new Registration(new CounterRepository(db)),
-      auth: new Auth({
-        users: new UserRepository(db),
-        sessions: new SessionRepository(db, LIMITS.sessions),
-      }),
-    };
-  }
-
-  async #startHttp(engine: Engine, services: Services): Promise<void> {
+  async #startHttp(
+    engine: Engine,
+    services: Services,
+    registry: ConnectionRegistry,
+  ): Promise<ApiServer> {
     const { config, log, version } = this.#options;
     const api = await createApiServer({
       ...services,
       engine,
+      connections: registry,
       metrics: createMetrics({ ...services, engine, nbd: () => this.#nbd, version }),
       nbdAddresses: () => ({ ...this.#addresses.nbd, ...tlsFacts(config) }),
       notReady: () => this.#obstacle ?? poisonedText(engine),
@@ -304,14 +264,23 @@ export class FlashlunServer {
     // A change that a request began is waited for even when the request itself was cut off.
     this.#steps.push(['changes', () => this.#changes.idle()]);
     this.#steps.push(['http', () => api.close()]);
-    const address = await api.listen(config.http.host, config.http.port);
+    const inherited = this.#inheritance?.takeListener('http', formatHostPort(config.http));
+    const address =
+      inherited === undefined
+        ? await api.listen(config.http.host, config.http.port)
+        : await api.listenOn(inherited);
     this.#addresses = { ...this.#addresses, http: `http://${formatHostPort(reachable(address))}` };
+    return api;
   }
 
-  async #startNbd(engine: Engine, { array, access }: Services): Promise<void> {
+  async #startNbd(
+    engine: Engine,
+    { array, access }: Services,
+    registry: ConnectionRegistry,
+  ): Promise<NbdServer> {
     const { config, log } = this.#options;
-    const { handshakeSeconds, memoryBytes, peerTimeoutSeconds, ...limits } = config.nbdLimits;
-    engine.setConnectionLimits({ memoryBytes, peerTimeoutSeconds });
+    const inherit = (kind: 'nbd-tcp' | 'nbd-unix', configured: string | undefined) =>
+      configured === undefined ? undefined : this.#inheritance?.takeListener(kind, configured);
     const nbd: NbdServer = await startNbdListeners({
       engine,
       catalog: array,
@@ -319,17 +288,17 @@ export class FlashlunServer {
       unixPath: config.nbdUnix,
       tls: this.#tls,
       log,
-      handshakeMs: handshakeSeconds * 1000,
-      caps: {
-        handshakes: limits.handshakes,
-        total: limits.connections,
-        perClient: limits.connectionsPerClient,
-        perExport: limits.connectionsPerExport,
-      },
+      handshakeMs: config.nbdLimits.handshakeSeconds * 1000,
       access,
       uidOf: peerUid,
+      registry,
+      inherited: {
+        tcp: inherit('nbd-tcp', config.nbd && formatHostPort(config.nbd)),
+        unix: inherit('nbd-unix', config.nbdUnix),
+      },
     });
     access.onChanged(() => nbd.enforceAccess());
+    nbd.enforceAccess(); // what was taken over is held to the rules as they are here
     this.#nbd = nbd;
     this.#steps.push(['nbd', () => nbd.close()]);
     const { tcp, unix } = nbd.addresses();
@@ -337,29 +306,48 @@ export class FlashlunServer {
       ...this.#addresses,
       nbd: { tcp: tcp === undefined ? null : formatHostPort(tcp), unix: unix ?? null },
     };
+    return nbd;
+  }
+
+  /** A server without it serves as well, but has to be stopped before the next one starts. */
+  async #offerTakeover(parts: {
+    readonly engine: Engine;
+    readonly db: MetadataDatabase;
+    readonly api: ApiServer;
+    readonly nbd: NbdServer;
+    readonly registry: ConnectionRegistry;
+  }): Promise<void> {
+    const { config, log, version } = this.#options;
+    const { backgroundCopy, scrubs } = this.#started;
+    const giver: Giver = new ServerHandover({
+      ...parts,
+      config,
+      version,
+      log,
+      changes: this.#changes,
+      addresses: () => this.#addresses,
+      obstacle: () => this.#obstacle,
+      stopServices: () => {
+        // The engine waits for their last batch; nobody waits for their threads.
+        void backgroundCopy.close().catch(() => undefined);
+        void scrubs.close().catch(() => undefined);
+        parts.db.close();
+        this.#steps.length = 0;
+      },
+    });
+    try {
+      const service = await TakeoverService.listen(takeoverPath(this.#dataDir), giver, log);
+      this.#steps.push(['takeover', () => service.close()]);
+      this.#givenTo = service.given;
+    } catch (error) {
+      log.warn({ err: error }, 'another server will not be able to take over from this one');
+    }
   }
 
   /** Tells others where we are; the last act of a start and the first of a stop. */
   #publish(): void {
-    const facts = {
-      pid: process.pid,
-      ...this.#addresses,
-      essSerial: this.array.essSerial,
-      startedAt: new Date().toISOString(),
-    };
-    this.#steps.push([
-      'address files',
-      () => {
-        this.#unpublish();
-      },
-    ]);
-    writeFileAtomically(this.#file('flashlun.pid'), `${process.pid}\n`);
-    writeFileAtomically(this.#file('flashlun.json'), `${JSON.stringify(facts, null, 2)}\n`);
-  }
-
-  #unpublish(): void {
-    rmSync(this.#file('flashlun.json'), { force: true });
-    rmSync(this.#file('flashlun.pid'), { force: true });
+    this.#steps.push(['address files', () => unpublish(this.#dataDir)]);
+    publish(this.#dataDir, { ...this.#addresses, essSerial: this.array.essSerial });
   }
 
   #file(name: string): string {
@@ -384,11 +372,4 @@ function tlsFacts({ nbdTls }: Config): {
 } {
   if (nbdTls === undefined) return { tls: 'off', tlsCredentials: 'none' };
   return { tls: nbdTls.mode, tlsCredentials: nbdTls.psk === undefined ? 'x509' : 'psk' };
-}
-
-/** An address that means "all of them" is no address to connect to. */
-function reachable(address: HostPort): HostPort {
-  if (address.host === '0.0.0.0') return { ...address, host: '127.0.0.1' };
-  if (address.host === '::') return { ...address, host: '::1' };
-  return address;
 }

@@ -4,19 +4,16 @@
 // Every function names its pool by handle. Functions that may wait for the disk return promises;
 // copyBatch and verifyBatch block and are for workers. An error is an Error whose `code` is the
 // name of a Code.
-#include <fcntl.h>
 #include <napi.h>
 
-#include <bit>
-#include <cerrno>
+#include <chrono>
 #include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "binding/closed_notifier.h"
+#include "binding/arguments.h"
 #include "binding/convert.h"
 #include "binding/limits.h"
 #include "binding/pool.h"
@@ -24,41 +21,9 @@
 #include "binding/tls.h"
 #include "binding/work.h"
 #include "core/thread_io.h"
-#include "nbd/limits.h"
 
 namespace flashlun::binding {
 namespace {
-
-constexpr uint64_t kMaxCount = (uint64_t{1} << 53) - 1;
-
-// Of one JavaScript environment (the main thread or a worker).
-struct Environment {
-  std::shared_ptr<ClosedNotifier> notifier;
-};
-
-PoolHandle HandleArgument(const Napi::CallbackInfo& info) {
-  return static_cast<PoolHandle>(IntegerArgument(info, 0, "handle", UINT32_MAX));
-}
-
-uint16_t VolumeArgument(const Napi::CallbackInfo& info, size_t index) {
-  return static_cast<uint16_t>(IntegerArgument(info, index, "volume id", UINT16_MAX));
-}
-
-Pool::Use UseArgument(const Napi::CallbackInfo& info) {
-  Result<Pool::Use> use = UsePool(HandleArgument(info));
-  if (!use.ok()) throw MakeError(info.Env(), use.status());
-  return std::move(use.value());
-}
-
-// Runs `call(store)` on a libuv thread.
-template <typename Call>
-Work::Body OnStore(PoolHandle handle, Call call) {
-  return [handle, call]() -> Status {
-    Result<Pool::Use> use = UsePool(handle);
-    if (!use.ok()) return use.TakeStatus();
-    return call(use.value().store());
-  };
-}
 
 IoBackend BackendArgument(const Napi::CallbackInfo& info, size_t index) {
   const std::string name = StringArgument(info, index, "io");
@@ -107,6 +72,20 @@ Napi::Value Opened(const Napi::CallbackInfo& info) {
   Result<PoolHandle> handle = FindPool(StringArgument(info, 0, "dir"));
   if (!handle.ok()) throw MakeError(info.Env(), handle.status());
   return ToJs(info.Env(), uint64_t{handle.value()});
+}
+
+// freeze(handle, volume ids, milliseconds) -> Promise
+Napi::Value FreezeVolumes(const Napi::CallbackInfo& info) {
+  const std::vector<uint16_t> ids = VolumesArgument(info, 1);
+  const std::chrono::milliseconds limit(IntegerArgument(info, 2, "milliseconds", UINT32_MAX));
+  return Work::Start(info.Env(), OnStore(HandleArgument(info), [ids, limit](Store& store) {
+                       return store.Freeze(ids, limit);
+                     }));
+}
+
+// thaw(handle, volume ids) -> those that were frozen
+Napi::Value ThawVolumes(const Napi::CallbackInfo& info) {
+  return ToJs(info.Env(), UseArgument(info).store().Thaw(VolumesArgument(info, 1)));
 }
 
 // close(handle) -> Promise
@@ -281,105 +260,6 @@ Napi::Value VerifyBatch(const Napi::CallbackInfo& info) {
   return ToJs(info.Env(), batch.value());
 }
 
-// Connections -----------------------------------------------------------------
-
-// onClosed(callback): who hears of this environment's connections that end; see ClosedNotifier.
-// Once per environment, before the first adopt.
-void OnClosed(const Napi::CallbackInfo& info) {
-  Napi::Env env = info.Env();
-  if (!info[0].IsFunction()) throw MakeError(env, Status(Code::kInvalid, "callback missing"));
-  auto* environment = env.GetInstanceData<Environment>();
-  if (environment->notifier) environment->notifier->Disable();
-  auto notifier = std::make_shared<ClosedNotifier>(env, info[0].As<Napi::Function>());
-  environment->notifier = notifier;
-  // Its Rule 2: after the function was made.
-  env.AddCleanupHook([notifier] { notifier->Disable(); });
-}
-
-// The descriptor goes on living when libuv closes its own. The flag is shared with that one, so the
-// caller destroys its socket in the same turn.
-Result<int> DuplicateBlocking(int fd) {
-  const int copy = ::fcntl(fd, F_DUPFD_CLOEXEC, 3);
-  if (copy < 0) return Status(Code::kInvalid, std::string("adopt: ") + std::strerror(errno));
-  const int flags = ::fcntl(copy, F_GETFL);
-  if (flags >= 0) ::fcntl(copy, F_SETFL, flags & ~O_NONBLOCK);
-  return copy;
-}
-
-StatusContext ContextNamed(Napi::Env env, const std::string& name) {
-  if (name == "allocation") return StatusContext::kAllocation;
-  if (name == "depth") return StatusContext::kDepth;
-  if (name == "changes") return StatusContext::kChanges;
-  throw MakeError(env, Status(Code::kInvalid, "context must be allocation, depth or changes"));
-}
-
-nbd::ReplyStyle StyleNamed(Napi::Env env, const std::string& name) {
-  if (name == "simple") return nbd::ReplyStyle::kSimple;
-  if (name == "structured") return nbd::ReplyStyle::kStructured;
-  if (name == "extended") return nbd::ReplyStyle::kExtended;
-  throw MakeError(env, Status(Code::kInvalid, "replies must be simple, structured or extended"));
-}
-
-// {replies, minBlockBytes, contexts: [{id, kind, relationshipId}]}: what negotiation agreed.
-void NegotiatedArgument(const Napi::CallbackInfo& info, size_t index,
-                        nbd::ConnectionOptions* options) {
-  const Napi::Env env = info.Env();
-  if (!info[index].IsObject()) throw MakeError(env, Status(Code::kInvalid, "negotiated missing"));
-  const Napi::Object negotiated = info[index].As<Napi::Object>();
-  options->replies = StyleNamed(env, negotiated.Get("replies").ToString().Utf8Value());
-  options->min_block = negotiated.Get("minBlockBytes").ToNumber().Uint32Value();
-  if (!std::has_single_bit(options->min_block))
-    throw MakeError(env, Status(Code::kInvalid, "minBlockBytes must be a power of two"));
-  const Napi::Array contexts = negotiated.Get("contexts").As<Napi::Array>();
-  if (contexts.Length() > nbd::kMaxContexts)
-    throw MakeError(env, Status(Code::kLimit, "too many metadata contexts"));
-  for (uint32_t i = 0; i < contexts.Length(); ++i) {
-    const Napi::Object item = contexts.Get(i).As<Napi::Object>();
-    options->contexts.push_back(
-        {item.Get("id").ToNumber().Uint32Value(),
-         ContextNamed(env, item.Get("kind").ToString().Utf8Value()),
-         static_cast<uint64_t>(item.Get("relationshipId").ToNumber().Int64Value())});
-  }
-}
-
-// adopt(handle, fd, volume id, negotiated, read only, leftover, TLS session or undefined)
-//   -> connection id
-Napi::Value Adopt(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  const PoolHandle handle = HandleArgument(info);
-  const Pool::Use use = UseArgument(info);
-  const auto fd = static_cast<int>(IntegerArgument(info, 1, "fd", INT32_MAX));
-  nbd::ConnectionOptions options;
-  NegotiatedArgument(info, 3, &options);
-  options.read_only = BooleanArgument(info, 4, "readOnly");
-  options.leftover = BytesArgument(info, 5, "leftover", nbd::kMaxLeftoverBytes);
-  const std::shared_ptr<ClosedNotifier> notifier = env.GetInstanceData<Environment>()->notifier;
-  if (!notifier) throw MakeError(env, Status(Code::kInvalid, "call onClosed before adopt"));
-  Result<Volume> volume = use.store().Attach(VolumeArgument(info, 2));
-  if (!volume.ok()) throw MakeError(env, volume.status());
-  options.volume = std::move(volume.value());
-  options.secure = TakeSession(info, 6);
-  Result<int> copy = DuplicateBlocking(fd);
-  if (!copy.ok()) throw MakeError(env, copy.status());
-  options.fd = copy.value();
-  Result<uint64_t> id = use.server().Serve(
-      std::move(options), [notifier, handle](uint64_t closed_id, const nbd::CloseReport& report) {
-        notifier->Post(handle, closed_id, report);
-      });
-  if (!id.ok()) throw MakeError(env, id.status());
-  notifier->Opened(handle, id.value());
-  return ToJs(env, id.value());
-}
-
-// disconnect(handle, connection id)
-void Disconnect(const Napi::CallbackInfo& info) {
-  Result<Pool::Use> use = UsePool(HandleArgument(info));
-  // A closed pool has no connections left.
-  if (use.ok()) {
-    use.value().server().Stop(IntegerArgument(info, 1, "connection id", kMaxCount));
-  }
-}
-
 // sdNotify(state) -> whether somebody listens
 Napi::Value NotifySystemd(const Napi::CallbackInfo& info) {
   const Status status = SdNotify(StringArgument(info, 0, "state"));
@@ -408,6 +288,8 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("createPool", CreatePool);
   add("growPool", GrowPool);
   add("pools", Pools);
+  add("freeze", FreezeVolumes);
+  add("thaw", ThawVolumes);
   add("establish", Establish);
   add("resync", Resync);
   add("reverse", Reverse);
@@ -416,9 +298,8 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("recordings", Recordings);
   add("copyBatch", CopyBatch);
   add("verifyBatch", VerifyBatch);
-  add("onClosed", OnClosed);
-  add("adopt", Adopt);
-  add("disconnect", Disconnect);
+  AddConnectionFunctions(env, exports);
+  AddTakeoverFunctions(env, exports);
   add("sdNotify", NotifySystemd);
   AddLimitFunctions(env, exports);
   AddTls(env, exports);

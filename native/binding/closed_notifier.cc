@@ -20,6 +20,10 @@ const char* ReasonName(nbd::CloseReason reason) {
       return "io";
     case nbd::CloseReason::kStopped:
       return "stopped";
+    case nbd::CloseReason::kFenced:
+      return "fenced";
+    case nbd::CloseReason::kParked:
+      return "parked";
   }
   return "io";
 }

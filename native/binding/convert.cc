@@ -91,6 +91,27 @@ std::vector<uint8_t> BytesArgument(const Napi::CallbackInfo& info, size_t index,
   return std::vector<uint8_t>(bytes.Data(), bytes.Data() + bytes.ByteLength());
 }
 
+std::vector<uint64_t> CountsArgument(const Napi::CallbackInfo& info, size_t index, const char* name,
+                                     size_t most) {
+  const Napi::Env env = info.Env();
+  if (!info[index].IsArray() || info[index].As<Napi::Array>().Length() > most)
+    ThrowInvalid(env, std::string(name) + " must be an array of up to " + std::to_string(most));
+  const Napi::Array array = info[index].As<Napi::Array>();
+  std::vector<uint64_t> counts;
+  for (uint32_t i = 0; i < array.Length(); i++)
+    counts.push_back(ToInteger(env, array.Get(i), name, UINT64_MAX));
+  return counts;
+}
+
+std::vector<uint16_t> VolumesArgument(const Napi::CallbackInfo& info, size_t index) {
+  std::vector<uint16_t> ids;
+  for (const uint64_t id : CountsArgument(info, index, "volume ids", kMaxVolumes)) {
+    if (id > UINT16_MAX) ThrowInvalid(info.Env(), "a volume id has 16 bits");
+    ids.push_back(static_cast<uint16_t>(id));
+  }
+  return ids;
+}
+
 std::vector<PairSpec> PairsArgument(const Napi::CallbackInfo& info, size_t index) {
   const Napi::Env env = info.Env();
   if (!info[index].IsArray()) ThrowInvalid(env, "pairs must be an array");
@@ -134,6 +155,7 @@ Napi::Value ToJs(Napi::Env env, const VolumeInfo& volume) {
       .Count("zeroOps", volume.zero_ops)
       .Count("errorOps", volume.error_ops)
       .Count("redirectedTracks", volume.redirected_tracks)
+      .Time("frozenUntilUnixMs", volume.frozen_until_unix_ms)
       .Done();
 }
 
@@ -213,6 +235,7 @@ Napi::Value ToJs(Napi::Env env, const StoreInfo& store) {
       .Text("mirrorPath", store.mirror_path)
       .Text("mirrorProblem", store.mirror_problem)
       .Text("healedCopy", store.healed_copy)
+      .Count("expiredFreezes", store.expired_freezes)
       .Done();
 }
 

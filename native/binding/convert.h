@@ -23,6 +23,11 @@ bool BooleanArgument(const Napi::CallbackInfo& info, size_t index, const char* n
 std::string StringArgument(const Napi::CallbackInfo& info, size_t index, const char* name);
 std::vector<uint8_t> BytesArgument(const Napi::CallbackInfo& info, size_t index, const char* name,
                                    size_t max_bytes);
+// An array of volume ids.
+std::vector<uint16_t> VolumesArgument(const Napi::CallbackInfo& info, size_t index);
+// An array of counts, each up to 2^53.
+std::vector<uint64_t> CountsArgument(const Napi::CallbackInfo& info, size_t index, const char* name,
+                                     size_t most);
 // An array of {sourceId, targetId, noCopy}.
 std::vector<PairSpec> PairsArgument(const Napi::CallbackInfo& info, size_t index);
 

@@ -52,7 +52,7 @@ Result<std::shared_ptr<Pool>> Pool::Open(const StoreOptions& options) {
   return pool;
 }
 
-Status Pool::Close() {
+Status Pool::Close(bool leave_memory) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (closing_) return Closed();
@@ -64,7 +64,11 @@ Status Pool::Close() {
   // A user may have started a connection between the two lines above; the destructor stops it too.
   server_.reset();
   Status status = store_->Close();
-  store_.reset();  // gives the directory's lock back
+  if (leave_memory) {
+    (void)store_.release();
+  } else {
+    store_.reset();
+  }
   return status;
 }
 
@@ -127,7 +131,7 @@ Result<Pool::Use> UsePool(PoolHandle handle) {
   return Pool::Begin(pool);
 }
 
-Status ClosePool(PoolHandle handle) {
+Status ClosePool(PoolHandle handle, bool leave_memory) {
   Registry& registry = GetRegistry();
   std::shared_ptr<Pool> pool;
   {
@@ -136,7 +140,7 @@ Status ClosePool(PoolHandle handle) {
     if (found == registry.entries.end() || !found->second.pool) return Closed();
     pool = found->second.pool;
   }
-  Status status = pool->Close();
+  Status status = pool->Close(leave_memory);
   if (status.code() == Code::kClosed)
     return status;  // another thread closes it and removes the entry
   std::lock_guard<std::mutex> lock(registry.mutex);

@@ -28,8 +28,9 @@ class Pool {
   static Result<std::shared_ptr<Pool>> Open(const StoreOptions& options);
 
   // Ends the connections, waits for the users, closes the store. Blocks. kClosed when it was closed
-  // before.
-  Status Close();
+  // before. With `leave_memory` the store's memory is left to the end of the process, which is
+  // near: whoever waits for the pool has it sooner.
+  Status Close(bool leave_memory);
 
   // A right to use the store; Close waits for it.
   class Use {
@@ -74,6 +75,6 @@ Result<PoolHandle> FindPool(const std::string& dir);
 // kClosed when the handle's pool is closed.
 Result<Pool::Use> UsePool(PoolHandle handle);
 // Blocks.
-Status ClosePool(PoolHandle handle);
+Status ClosePool(PoolHandle handle, bool leave_memory = false);
 
 }  // namespace flashlun::binding

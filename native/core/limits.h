@@ -1,6 +1,7 @@
 // Every limit of the native side, with its reason. src/base/limits.ts holds the TypeScript side's.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 
@@ -75,6 +76,12 @@ inline constexpr uint32_t kMaxPayloadBytes = 32u << 20;
 inline constexpr uint64_t kMaxAreaTracks = uint64_t{1} << 32;
 inline constexpr uint64_t kMaxPoolTracks = kMaxAreaTracks;
 inline constexpr uint32_t kMaxAreas = 16;
+// Time limit of a freeze: the ESS's timer is 120 s by default; an hour is longer than any host
+// waits.
+inline constexpr std::chrono::milliseconds kMinFreeze{1};
+inline constexpr std::chrono::milliseconds kMaxFreeze{3600 * 1000};
+// How long a freeze waits for writes that have begun; as an establish for its targets.
+inline constexpr std::chrono::seconds kFreezeDrain{2};
 // A pool's name, and the path of its file or device.
 inline constexpr size_t kMaxPoolNameBytes = 64;
 inline constexpr size_t kMaxPoolPathBytes = 512;

@@ -48,6 +48,7 @@ enum class Gate : int { kOpen, kNoWrites, kClosed };
 struct alignas(128) IoCounters {
   std::atomic<uint64_t> read_ops{0}, read_bytes{0}, write_ops{0}, write_bytes{0};
   std::atomic<uint64_t> flush_ops{0}, trim_ops{0}, zero_ops{0}, error_ops{0}, redirected{0};
+  std::atomic<uint64_t> host_writes{0};  // under way (freeze.h)
 };
 inline constexpr size_t kCounterCopies = 8;
 
@@ -71,6 +72,8 @@ struct VolumeState {
   int64_t created_unix_ms = 0;
   std::atomic<Gate> gate{Gate::kOpen};
   std::atomic<uint32_t> attached{0};
+  std::atomic<bool> frozen{false};        // host writes wait (freeze.h)
+  std::vector<ThawWaiter*> thaw_waiters;  // guarded by the monitor of Freezes
   bool deleted = false;
   // Constant after creation: the data area that fresh tracks come from, and whether the volume's
   // whole size is claimed there (allocator.h).

@@ -1,6 +1,8 @@
 // The public face of the engine: thin calls into StoreImpl.
 #include "core/store.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 #include "core/store_impl.h"
 
@@ -58,6 +60,12 @@ Result<CopyBatchResult> Store::CopyBatch(uint64_t relationship_id, uint64_t firs
                                          uint32_t max_tracks) {
   return impl_->CopyBatch(relationship_id, first_track, max_tracks);
 }
+Status Store::Freeze(std::span<const uint16_t> ids, std::chrono::milliseconds limit) {
+  return impl_->Freeze(ids, limit);
+}
+std::vector<uint16_t> Store::Thaw(std::span<const uint16_t> ids) {
+  return impl_->freezes().Thaw(ids);
+}
 Status Store::CreatePool(const std::string& name, const std::string& path,
                          uint64_t capacity_bytes) {
   return impl_->CreatePool(name, path, capacity_bytes);
@@ -109,9 +117,22 @@ DataRun Volume::FindRun(OpSlot& slot, uint64_t offset_bytes, uint64_t len, uint6
 void Volume::Prefetch(OpSlot& slot, uint64_t offset_bytes, uint64_t len) {
   store_->Prefetch(slot, *state_, offset_bytes, len);
 }
+bool Volume::BeginHostWrite(const OpSlot& slot) {
+  std::atomic<uint64_t>& writes = store_->CountersOf(slot, *state_).host_writes;
+  writes.fetch_add(1);  // before the look: freeze.h
+  if (!state_->frozen.load()) [[likely]]
+    return true;
+  writes.fetch_sub(1);
+  return false;
+}
+void Volume::EndHostWrite(const OpSlot& slot) {
+  store_->CountersOf(slot, *state_).host_writes.fetch_sub(1, std::memory_order_release);
+}
+bool Volume::AwaitThaw(ThawWaiter* waiter) { return store_->freezes().Await(*state_, waiter); }
+void Volume::ForgetThaw(ThawWaiter* waiter) { store_->freezes().Forget(*state_, waiter); }
 void Volume::CountFlush() { state_->counters[0].flush_ops.fetch_add(1, std::memory_order_relaxed); }
 
-VolumeInfo StoreImpl::InfoOf(const VolumeState& volume) const {
+VolumeInfo StoreImpl::InfoOf(const VolumeState& volume) {
   VolumeInfo info;
   info.id = volume.id;
   info.name = volume.name;
@@ -122,6 +143,7 @@ VolumeInfo StoreImpl::InfoOf(const VolumeState& volume) const {
   info.block_bytes = volume.block_bytes;
   info.mapped_tracks = volume.mapped_tracks;
   info.attached = volume.attached.load();
+  info.frozen_until_unix_ms = freezes_.ThawsAt(volume);
   for (const IoCounters& copy : volume.counters) {
     info.read_ops += copy.read_ops.load(std::memory_order_relaxed);
     info.read_bytes += copy.read_bytes.load(std::memory_order_relaxed);
@@ -134,6 +156,20 @@ VolumeInfo StoreImpl::InfoOf(const VolumeState& volume) const {
     info.redirected_tracks += copy.redirected.load(std::memory_order_relaxed);
   }
   return info;
+}
+
+Status StoreImpl::Freeze(std::span<const uint16_t> ids, std::chrono::milliseconds limit) {
+  std::vector<std::shared_ptr<VolumeState>> volumes;
+  {
+    auto lock = state_.Acquire();
+    for (const uint16_t id : ids) {
+      const auto it = volumes_.find(id);
+      if (it == volumes_.end()) return Status(Code::kNotFound, "there is no volume to freeze");
+      if (std::find(volumes.begin(), volumes.end(), it->second) == volumes.end())
+        volumes.push_back(it->second);
+    }
+  }
+  return freezes_.Freeze(volumes, limit);
 }
 
 std::vector<VolumeInfo> StoreImpl::ListVolumes() {
@@ -160,6 +196,7 @@ StoreInfo StoreImpl::Info() {
   info.last_lsn = last_lsn_;
   info.durable_lsn = durable_lsn_;
   info.poisoned = poisoned_;
+  info.expired_freezes = freezes_.expired();
   info.direct = options_.direct;
   if (write_out_) info.write_out_waits = write_out_->waits();
   if (queue_) {

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -90,6 +91,7 @@ struct VolumeInfo {
   uint64_t flush_ops = 0, trim_ops = 0, zero_ops = 0, error_ops = 0;
   uint64_t redirected_tracks =
       0;  // writes that went to a fresh track because the old one was shared
+  int64_t frozen_until_unix_ms = 0;  // 0: not frozen
 };
 
 enum RelationshipFlag : uint32_t {
@@ -177,6 +179,7 @@ struct StoreInfo {
   std::string mirror_path;                // of the metadata; empty: there is none
   std::string mirror_problem;             // empty, or why one of the two copies does not count
   std::string healed_copy;                // by this open: which copy was made equal, and why
+  uint64_t expired_freezes = 0;           // volumes that a freeze's time limit thawed
 };
 
 // A thread's place in the epoch scheme: says which epoch its current operation began in. One
@@ -208,6 +211,14 @@ class Completion {
 class FlushWaiter : public Completion {
  public:
   FlushWaiter* next = nullptr;  // link of the store's queue
+};
+
+// Hears of the end of a freeze (Volume::AwaitThaw).
+class ThawWaiter {
+ public:
+  virtual ~ThawWaiter() = default;
+  // Runs on any thread, under a lock: must not block, nor call the store.
+  virtual void Thawed() = 0;
 };
 
 // An attached volume. While handles exist the volume cannot be deleted. Copyable like a shared_ptr.
@@ -247,6 +258,15 @@ class Volume {
                   uint64_t min_zero);
   // Asks the system to bring the range, or its first kMaxPrefetchBytes, into the page cache.
   void Prefetch(OpSlot& slot, uint64_t offset_bytes, uint64_t len);
+  // Brackets of everything a host wants written (Write, WriteAsync until its Done, WriteZeroes,
+  // Trim): a freeze waits for those that have begun. False: the volume is frozen, the write has not
+  // begun and must wait for the thaw. Never blocks. The same slot begins and ends one.
+  bool BeginHostWrite(const OpSlot& slot);
+  void EndHostWrite(const OpSlot& slot);
+  // True: waiter->Thawed() will run, once, unless ForgetThaw comes first. False: not frozen (any
+  // more).
+  bool AwaitThaw(ThawWaiter* waiter);
+  void ForgetThaw(ThawWaiter* waiter);
 
   // Counts a flush on this volume (FlushAsync itself is per store).
   void CountFlush();
@@ -312,6 +332,16 @@ class Store {
   // ended meanwhile (withdrawn).
   Result<CopyBatchResult> CopyBatch(uint64_t relationship_id, uint64_t first_track,
                                     uint32_t max_tracks);
+
+  // Holds up the host writes of all the volumes, or of none: from its return on their content does
+  // not change by hosts until Thaw, or until the limit has passed. Reads, flushes, establishes and
+  // background copies go on. Not part of the pool: a reopened one is thawed. Blocks until the
+  // writes in flight have ended. Errors: kNotFound; kBusy (one is frozen already); kInvalid (the
+  // limit is not kMinFreeze to kMaxFreeze); kTimeout (a write in flight does not end).
+  Status Freeze(std::span<const uint16_t> ids, std::chrono::milliseconds limit);
+  // Ends it; returns those that were frozen until now. One that is missing was thawed before, by
+  // its limit or by somebody else: what was copied from it meanwhile may be of another time.
+  std::vector<uint16_t> Thaw(std::span<const uint16_t> ids);
 
   // Adds a pool of capacity_bytes (0: all of a block device) on a new file or an unused block
   // device, named by its absolute path. Durable when it returns. Blocks. Errors: kExists (name,

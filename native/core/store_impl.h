@@ -33,6 +33,7 @@
 #include "core/async_op.h"
 #include "core/checkpoint.h"
 #include "core/epoch.h"
+#include "core/freeze.h"
 #include "core/io.h"
 #include "core/journal.h"
 #include "core/kill_ring.h"
@@ -112,6 +113,8 @@ class StoreImpl {
 #endif
   bool direct() const { return options_.direct; }
   Epochs& epochs() { return epochs_; }
+  Freezes& freezes() { return freezes_; }
+  Status Freeze(std::span<const uint16_t> ids, std::chrono::milliseconds limit);
   IoCounters& CountersOf(const OpSlot& slot, VolumeState& volume) const {
     return volume.counters[reinterpret_cast<uintptr_t>(&slot) / sizeof(OpSlot) % kCounterCopies];
   }
@@ -369,7 +372,7 @@ class StoreImpl {
   Status CheckSeal(const VolumeState& volume, uint64_t track, uint64_t physical,
                    const uint8_t* content);
 
-  VolumeInfo InfoOf(const VolumeState& volume) const;
+  VolumeInfo InfoOf(const VolumeState& volume);
 
   // Constant after Open.
   Io& io_;
@@ -397,6 +400,7 @@ class StoreImpl {
   std::string pool_uuid_;
 
   Epochs epochs_;
+  Freezes freezes_{io_};
   TrackLocks track_locks_;
   Areas areas_;                         // files are added, never taken away
   std::atomic<bool> throttled_{false};  // the kill ring is over its soft limit

@@ -506,6 +506,7 @@ void StoreImpl::StopTasks() {
 Status StoreImpl::Close() {
   if (!opened_) return Status::Ok();
   opened_ = false;
+  freezes_.Stop();
   StopTasks();
   Status status = is_poisoned_.load() ? PoisonedStatus() : CheckpointOnce(true);
   if (status.ok()) ring_->Reset(pool_uuid_, io_.BootId());

@@ -55,7 +55,8 @@ std::unique_ptr<uint8_t[]> MakeBuffer(size_t bytes) {
 
 }  // namespace
 
-Channel::Channel(int fd, std::vector<uint8_t> leftover, std::chrono::seconds peer_timeout,
+Channel::Channel(int fd, std::vector<uint8_t> leftover, std::vector<uint8_t> unsent,
+                 std::shared_ptr<ConnectionStats> stats, std::chrono::seconds peer_timeout,
                  std::unique_ptr<SecureStream> secure)
     : fd_(fd),
       wake_fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)),
@@ -64,7 +65,9 @@ Channel::Channel(int fd, std::vector<uint8_t> leftover, std::chrono::seconds pee
       receive_(MakeBuffer(kReceiveBytes)),
       send_(MakeBuffer(kSendBytes)),
       secure_(std::move(secure)),
-      leftover_(std::move(leftover)) {
+      leftover_(std::move(leftover)),
+      unsent_(std::move(unsent)),
+      stats_(std::move(stats)) {
   if (wake_fd_ < 0) {
     const int error_number = errno;
     ::close(fd_);
@@ -79,6 +82,7 @@ Channel::~Channel() {
 }
 
 Channel::Event Channel::Receive(bool wakeable) {
+  if (parking()) return Event::kWoken;
   if (TakeLeftover()) return Event::kData;
   MakeRoom();
   // With requests in flight a completion may come first, and only the eventfd tells of it.
@@ -135,7 +139,7 @@ Channel::Event Channel::ReceiveNow(int flags, bool* would_block) {
   const Event event =
       ReceiveRaw(receive_.get() + end_, kReceiveBytes - end_, flags, would_block, &got);
   end_ += got;
-  bytes_in_ += got;
+  Add(stats_->bytes_in, got);
   return event;
 }
 
@@ -149,6 +153,7 @@ Channel::Event Channel::ReceiveRaw(uint8_t* to, size_t room, int flags, bool* wo
       return Event::kData;
     }
     if (count == 0) return Event::kEof;
+    if (errno == EINTR && parking()) return Event::kWoken;
     if (errno == EINTR) continue;
     if (errno == EAGAIN && (flags & MSG_DONTWAIT) != 0) {
       *would_block = true;
@@ -167,7 +172,7 @@ Channel::Event Channel::ReceiveSecure(int flags, bool* would_block) {
     switch (secure_->Decrypt(receive_.get() + end_, kReceiveBytes - end_, &got)) {
       case SecureStream::Step::kData:
         end_ += got;
-        bytes_in_ += got;
+        Add(stats_->bytes_in, got);
         return Event::kData;
       case SecureStream::Step::kEnd:
         return Event::kEof;
@@ -193,7 +198,7 @@ bool Channel::TakeLeftover() {
   std::memcpy(receive_.get() + end_, leftover_.data() + leftover_begin_, count);
   leftover_begin_ += count;
   end_ += count;
-  bytes_in_ += count;
+  Add(stats_->bytes_in, count);
   if (leftover_begin_ == leftover_.size()) {
     leftover_ = {};
     leftover_begin_ = 0;
@@ -219,10 +224,15 @@ bool Channel::HasInput() const {
   return ::recv(fd_, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
 }
 
-void Channel::WaitWake() {
-  pollfd wake = {wake_fd_, POLLIN, 0};
-  while (::poll(&wake, 1, -1) < 0) continue;  // EINTR
-  ClearWake();
+bool Channel::WaitWake(bool watch_peer) {
+  // The end of the client's stream is an end here: it is looked for while requests are held, and
+  // who sends nothing more and reads nothing is gone. A client that sends is not waited for.
+  pollfd fds[2] = {{wake_fd_, POLLIN, 0}, {fd_, POLLRDHUP, 0}};
+  while (::poll(fds, watch_peer ? 2 : 1, -1) < 0) continue;  // EINTR
+  if (fds[0].revents != 0) ClearWake();
+  // Stop ends the receiving side too, which is no end of the client's.
+  if (watch_peer && fds[1].revents != 0 && !stopping()) Break("poll", ECONNRESET);
+  return !broken_;
 }
 
 void Channel::Pause(std::chrono::nanoseconds most) {
@@ -256,11 +266,16 @@ void Channel::Append(const uint8_t* bytes, size_t count) {
 bool Channel::Flush() {
   const size_t count = send_end_;
   send_end_ = 0;
+  if (!unsent_.empty() && !parking()) {
+    const std::vector<uint8_t> first = std::move(unsent_);
+    unsent_.clear();
+    SendAll(first.data(), first.size());
+  }
   return count == 0 ? !broken_ : SendAll(send_.get(), count);
 }
 
 bool Channel::SendAll(const uint8_t* bytes, size_t count) {
-  return secure_ ? SendSecure(bytes, count) : SendRaw(bytes, count, &bytes_out_);
+  return secure_ ? SendSecure(bytes, count) : SendRaw(bytes, count, &stats_->bytes_out);
 }
 
 bool Channel::SendSecure(const uint8_t* bytes, size_t count) {
@@ -271,7 +286,7 @@ bool Channel::SendSecure(const uint8_t* bytes, size_t count) {
     bytes += taken;
     count -= taken;
     if (!SendOutput()) break;
-    bytes_out_ += taken;
+    Add(stats_->bytes_out, taken);
     if (taken == 0 && earlier == 0) Break("TLS: " + secure_->error());
   }
   return !broken_;
@@ -281,17 +296,19 @@ bool Channel::SendOutput() {
   size_t count = 0;
   const uint8_t* output = secure_->Output(&count);
   secure_->OutputSent();  // the bytes stay where they are until something is encrypted again
-  uint64_t sent = 0;      // ciphertext, which nobody counts
-  return SendRaw(output, count, &sent);
+  return SendRaw(output, count, nullptr);  // ciphertext, which nobody counts
 }
 
-bool Channel::SendRaw(const uint8_t* bytes, size_t count, uint64_t* total) {
-  while (count > 0 && !broken_) {
+bool Channel::SendRaw(const uint8_t* bytes, size_t count, Counter* total) {
+  if (!unsent_.empty()) Keep(bytes, count);  // parking: in order
+  while (count > 0 && !broken_ && unsent_.empty()) {
     const ssize_t sent = ::send(fd_, bytes, count, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0) {
       bytes += sent;
       count -= static_cast<size_t>(sent);
-      *total += static_cast<uint64_t>(sent);
+      if (total != nullptr) Add(*total, static_cast<uint64_t>(sent));
+    } else if (errno == EAGAIN && parking()) {
+      Keep(bytes, count);
     } else if (errno == EAGAIN) {
       if (!WaitWritable()) Break("send", ETIMEDOUT);
     } else if (errno != EINTR) {
@@ -306,6 +323,7 @@ bool Channel::SendRaw(const uint8_t* bytes, size_t count, uint64_t* total) {
 bool Channel::WaitWritable() {
   const Clock::time_point begin = Clock::now();
   for (;;) {
+    if (parking()) return true;  // the caller finds out
     int timeout_ms = static_cast<int>(kPeerCheckTime.count());
     if (while_stuck_) while_stuck_(Clock::now() - begin);
     if (tcp_ && PeerIsSilent(fd_, peer_timeout_)) return false;

@@ -25,8 +25,11 @@
 #include <utility>
 #include <vector>
 
+#include "nbd/fence.h"
+#include "nbd/interrupt.h"
 #include "nbd/limits.h"
 #include "nbd/secure_stream.h"
+#include "nbd/stats.h"
 
 namespace flashlun::nbd {
 
@@ -35,8 +38,11 @@ class Channel {
   enum class Event { kData, kEof, kWoken, kBroken };
 
   // Takes over fd. `leftover` is handed out exactly as if it had come from the socket (decrypted).
-  // peer_timeout: see peer.h. `secure` is an open session, nullptr for plain text.
-  Channel(int fd, std::vector<uint8_t> leftover, std::chrono::seconds peer_timeout,
+  // `unsent` leaves before everything else. Counts the bytes of the NBD stream in `stats`: what TLS
+  // adds is not counted. peer_timeout: see peer.h. `secure` is an open session, nullptr for plain
+  // text; with it nothing is unsent.
+  Channel(int fd, std::vector<uint8_t> leftover, std::vector<uint8_t> unsent,
+          std::shared_ptr<ConnectionStats> stats, std::chrono::seconds peer_timeout,
           std::unique_ptr<SecureStream> secure = nullptr);
   ~Channel();
   Channel(const Channel&) = delete;
@@ -58,8 +64,9 @@ class Channel {
   // Whether bytes have arrived that Receive would give, without waiting. Encrypted ones may turn
   // out to be less than a record.
   bool HasInput() const;
-  // Waits for Wake only.
-  void WaitWake();
+  // Waits for Wake; with `watch_peer` also for the client's end. False: it is gone, and the channel
+  // broken.
+  bool WaitWake(bool watch_peer);
   // Waits for Wake, but not longer than `most`. A client that is gone for good breaks the channel.
   void Pause(std::chrono::nanoseconds most);
 
@@ -82,9 +89,6 @@ class Channel {
   void Abandon(const char* why);
   bool stopping() const { return stopping_.load(std::memory_order_relaxed); }
   const std::string& error() const { return error_; }
-  // Of the NBD stream: what TLS adds is not counted.
-  uint64_t bytes_in() const { return bytes_in_; }
-  uint64_t bytes_out() const { return bytes_out_; }
   // Reads what the client still sends, into nothing, for a short time, so that Close does not make
   // TCP reset the connection: a reset may take back replies that have been sent. For ends that the
   // client does not expect.
@@ -92,11 +96,31 @@ class Channel {
   // Sends close_notify, if the stream is encrypted, and FIN, and closes the socket; Stop becomes a
   // no-op.
   void Close();
+  // Parking (park.cc). The socket with what was received and not consumed, and what could not be
+  // sent; the channel has none of it any more. Nothing is sent or closed.
+  int Release(std::vector<uint8_t>* received, std::vector<uint8_t>* unsent);
+  // Called by the thread that Park may interrupt, before it receives and after.
+  void BeginInterrupts() { interrupt_.Begin(); }
+  void EndInterrupts() { interrupt_.End(); }
 
   // Any thread.
   void Wake();
   // Ends waiting for requests at once, and for a client that does not read after kStopGrace.
   void Stop();
+  // From now on nothing waits for the client: Receive gives kWoken, and what the client does not
+  // take is kept for Release. Ends a Receive that waits; called again until it has, see
+  // interrupt.h. The same as Stop for an encrypted stream, whose keys nobody else has.
+  void Park();
+  void Unpark() { parking_.store(false); }
+  bool parking() const { return parking_.load(std::memory_order_relaxed); }
+  // What the system knows of the client (fence.cc); kGone once the socket is closed here.
+  PeerLife Look();
+  // Whether the system has received bytes that were not read.
+  bool HasUnread();
+  // Asks the client's system for a sign of life, which Look then sees.
+  void Probe(bool ask);
+  // Stop, and the client can neither send nor be answered any more.
+  void Cut();
 
  private:
   bool TakeLeftover();
@@ -111,10 +135,11 @@ class Channel {
   bool DropInput(size_t* left);
   bool AllAcknowledged() const;
   bool SendAll(const uint8_t* bytes, size_t count);
-  bool SendRaw(const uint8_t* bytes, size_t count, uint64_t* total);
+  bool SendRaw(const uint8_t* bytes, size_t count, Counter* total);
   bool SendSecure(const uint8_t* bytes, size_t count);
   bool SendOutput();
   void EndSecure();
+  void Keep(const uint8_t* bytes, size_t count);
   void Break(const char* operation, int error_number);
   void Break(std::string error);
 
@@ -137,10 +162,12 @@ class Channel {
   int spin_credit_ = kSpinCredit;
   bool broken_ = false;
   std::string error_;
-  uint64_t bytes_in_ = 0;
-  uint64_t bytes_out_ = 0;
+  std::vector<uint8_t> unsent_;  // what an earlier process could not send, or Park kept
 
   // Shared.
+  const std::shared_ptr<ConnectionStats> stats_;
+  Interrupt interrupt_;
+  std::atomic<bool> parking_{false};
   std::mutex close_mutex_;  // shutdown must not hit a descriptor that was closed and used again
   std::atomic<bool> stopping_{false};
   std::atomic<std::chrono::steady_clock::rep> stop_deadline_{0};

@@ -9,10 +9,21 @@
 namespace flashlun::nbd {
 namespace {
 
-// The largest count <= bytes, starting at offset, that ends on a track boundary; 0 when none does.
-uint64_t WholeTracks(uint64_t offset, uint64_t bytes) {
-  const uint64_t tail = (offset + bytes) % kTrackBytes;
-  return bytes > tail ? bytes - tail : 0;
+Kind KindOf(const Request& request) {
+  switch (request.type) {
+    case kRead:
+      return Kind::kRead;
+    case kWrite:
+      return Kind::kWrite;
+    case kFlush:
+      return Kind::kFlush;
+    case kTrim:
+      return Kind::kTrim;
+    case kWriteZeroes:
+      return Kind::kWriteZeroes;
+    default:
+      return Kind::kOther;
+  }
 }
 
 }  // namespace
@@ -20,30 +31,54 @@ uint64_t WholeTracks(uint64_t offset, uint64_t bytes) {
 Connection::Connection(Store& store, OpSlot& slot, Shares& shares, ConnectionOptions options)
     : store_(store),
       slot_(slot),
-      volume_(std::move(options.volume)),
+      volume_(options.volume),
       limits_{volume_.size_bytes(), options.read_only, options.replies, options.contexts.size(),
               options.min_block},
       style_(options.replies),
-      contexts_(std::move(options.contexts)),
-      channel_(options.fd, std::move(options.leftover), shares.peer_timeout.load(),
-               std::move(options.secure)),
-      in_flight_(channel_, shares.memory),
-      turnstile_(shares.throttles.Of(volume_.id()), channel_) {
+      contexts_(options.contexts),
+      channel_(options.fd, std::move(options.leftover), std::move(options.unsent), options.stats,
+               shares.peer_timeout.load(), std::move(options.secure)),
+      in_flight_(channel_, shares.memory, *options.stats),
+      turnstile_(shares.throttles.Of(volume_.id()), channel_),
+      held_(channel_, *options.stats),
+      settings_(std::move(options)) {
   channel_.SetWhileStuck([this](std::chrono::nanoseconds waited) { ShedMemory(waited); });
 }
 
 CloseReport Connection::Run() {
   in_flight_.BindToThisThread();
-  while (ReceiveMore() && ServeBuffered()) continue;
-  while (in_flight_.count() > 0) AwaitCompletion();
+  channel_.BeginInterrupts();
+  const bool in_step = DrainPayload(std::exchange(settings_.drain_bytes, uint64_t{0}));
+  while (in_step && ServeBuffered() && ReceiveMore()) continue;
+  FinishInFlight();
   channel_.Flush();
+  channel_.EndInterrupts();
+  held_.Unwatch(volume_);
   volume_ = Volume();  // lingering must not keep it attached
+  report_.requests = settings_.stats->all_requests();
+  if (parked() && channel_.broken()) End(CloseReason::kIo, channel_.error());
+  if (!parked()) settings_.volume = Volume();
+  report_.bytes_in = settings_.stats->bytes_in.load();
+  report_.bytes_out = settings_.stats->bytes_out.load();
+  if (parked()) return report_;
+  DropHeld();
+  if (fenced_) End(CloseReason::kFenced, "the client is gone and another one has come");
   const CloseReason reason = report_.reason;
   if (reason == CloseReason::kProtocol || reason == CloseReason::kStopped) channel_.Linger();
   channel_.Close();
-  report_.bytes_in = channel_.bytes_in();
-  report_.bytes_out = channel_.bytes_out();
   return report_;
+}
+
+void Connection::Fence() {
+  fenced_ = true;
+  channel_.Cut();
+}
+
+// What was begun ends. Held requests have not begun: they are for whoever goes on, or wait for the
+// thaw when the client said DISC, which asks for all of them; any other end drops them.
+void Connection::FinishInFlight() {
+  if (!parked() && report_.reason != CloseReason::kDisconnect) DropHeld();
+  while (in_flight_.count() > (parked() ? held_.count() : 0)) AwaitCompletion();
 }
 
 bool Connection::End(CloseReason reason, std::string detail) {
@@ -60,7 +95,11 @@ bool Connection::ReceiveMore() {
       AnswerCompleted();
       continue;
     }
-    if (channel_.stopping()) return End(CloseReason::kStopped, "");
+    if (held_.thawed()) {
+      RunHeld();
+      continue;
+    }
+    if (!MayGoOn()) return false;
     switch (channel_.Receive(in_flight_.count() > 0)) {
       case Channel::Event::kData:
         return true;
@@ -84,9 +123,13 @@ bool Connection::ServeBuffered() {
     if (!DecodeRequest(channel_.data(), style_, &request)) {
       return End(CloseReason::kProtocol, "bad request magic");
     }
+    if (in_flight_.full() && !AwaitRoom()) return false;
     channel_.Consume(header_bytes);
-    report_.requests++;
-    if (!Serve(request)) return false;
+    Add(settings_.stats->requests[static_cast<size_t>(KindOf(request))], 1);
+    settings_.stats->serving.store(true, std::memory_order_relaxed);
+    const bool in_step = Serve(request);
+    settings_.stats->serving.store(false, std::memory_order_relaxed);
+    if (!in_step) return false;
   }
   return true;
 }
@@ -96,6 +139,7 @@ bool Connection::ServeBuffered() {
 bool Connection::MayGoOn() {
   if (channel_.broken()) return End(CloseReason::kIo, channel_.error());
   if (channel_.stopping()) return End(CloseReason::kStopped, "");
+  if (channel_.parking()) return End(CloseReason::kParked, "");
   return true;
 }
 
@@ -111,8 +155,7 @@ bool Connection::Serve(const Request& request) {
       return ServeWrite(request);
     case kTrim:
     case kWriteZeroes:
-      ServeRange(request);
-      return true;
+      return ServeRange(request);
     case kFlush:
       volume_.CountFlush();
       StartFlush(request);
@@ -133,9 +176,9 @@ bool Connection::Refuse(const Request& request, const Verdict& verdict) {
     return End(CloseReason::kProtocol,
                std::string(CommandName(request.type)) + ": " + verdict.reason);
   }
-  if (!DrainPayload(PayloadBytes(request, style_))) return false;
-  AnswerError(request, verdict.error, verdict.reason);
-  return true;
+  const bool in_step = DrainPayload(PayloadBytes(request, style_));
+  if (in_step || parked()) AnswerError(request, verdict.error, verdict.reason);
+  return in_step;
 }
 
 // Rate limits -----------------------------------------------------------------
@@ -151,8 +194,12 @@ bool Connection::AwaitTurn(const Request& request) {
   for (;;) {
     turnstile_.Leave();
     AnswerCompleted();
+    if (held_.thawed() && !channel_.parking()) RunHeld();
     channel_.Flush();
-    if (!MayGoOn()) return false;
+    if (!MayGoOn()) {
+      if (parked()) KeepForLater(request, nullptr, 0);  // it waits elsewhere
+      return false;
+    }
     if (StandInLine(bytes)) break;
   }
   turnstile_.CountDelay(std::chrono::steady_clock::now() - begin);
@@ -165,7 +212,8 @@ bool Connection::StandInLine(uint64_t bytes) {
     const std::chrono::nanoseconds wait = turnstile_.Enter(bytes);
     if (wait.count() == 0) return true;
     // Looked for before the pause: a wait inside Flush may have taken their wake.
-    if (channel_.broken() || channel_.stopping() || in_flight_.has_completed()) return false;
+    if (channel_.broken() || channel_.stopping() || channel_.parking()) return false;
+    if (in_flight_.has_completed() || held_.thawed()) return false;
     channel_.Pause(wait);
   }
 }
@@ -404,123 +452,6 @@ void Connection::ShedMemory(std::chrono::nanoseconds stuck) {
   }
 }
 
-// WRITE, TRIM, WRITE_ZEROES, FLUSH --------------------------------------------
-
-// False when the connection ends before the payload is complete.
-bool Connection::ServeWrite(const Request& request) {
-  const bool whole_blocks = (request.offset | request.length) % kSubBytes == 0;
-  if (store_.direct() && whole_blocks && request.length <= kMaxAsyncWriteBytes)
-    return ServeDirectWrite(request);
-  Status status;
-  uint64_t offset = request.offset;
-  uint64_t left = request.length;
-  while (left > 0) {
-    uint64_t piece = std::min<uint64_t>(left, channel_.available());
-    // Whole tracks, so that no 4 KiB block is written in two halves.
-    if (piece < left) piece = WholeTracks(offset, piece);
-    if (piece == 0) {
-      if (!ReceiveMore()) return false;
-      continue;
-    }
-    // After an error the rest is only drained.
-    if (status.ok()) status = volume_.Write(slot_, offset, channel_.data(), piece);
-    channel_.Consume(piece);
-    offset += piece;
-    left -= piece;
-  }
-  AnswerDurably(request, status);
-  return true;
-}
-
-// A WRITE that waits for the disk: asynchronous when it can be. The payload is copied out of the
-// receive buffer, where it lies as the stream put it: the disk wants it on a page, and later
-// requests want the room. Receiving each payload into its own page instead would take two recv per
-// request where a batch takes one.
-bool Connection::ServeDirectWrite(const Request& request) {
-  while (channel_.available() < request.length)
-    if (!ReceiveMore()) return false;
-  const bool alone = Alone(request.length);
-  Pending* pending = TakeBuffered(request, request.length);
-  if (pending == nullptr) {  // no memory: from where it lies
-    const Status done = volume_.Write(slot_, request.offset, channel_.data(), request.length);
-    channel_.Consume(request.length);
-    AnswerDurably(request, done);
-    return true;
-  }
-  std::memcpy(pending->data(), channel_.data(), request.length);
-  channel_.Consume(request.length);
-  const uint8_t* data = pending->data();
-  if (!alone && volume_.WriteAsync(request.offset, data, request.length, pending)) return true;
-  const Status status = volume_.Write(slot_, request.offset, data, request.length);
-  if (alone) LookForMore();
-  in_flight_.Release(pending);
-  AnswerDurably(request, status);
-  return true;
-}
-
-bool Connection::DrainPayload(uint64_t bytes) {
-  while (bytes > 0) {
-    if (channel_.available() == 0 && !ReceiveMore()) return false;
-    const size_t count = std::min<uint64_t>(bytes, channel_.available());
-    channel_.Consume(count);
-    bytes -= count;
-  }
-  return true;
-}
-
-void Connection::ServeRange(const Request& request) { AnswerDurably(request, RunRange(request)); }
-
-Status Connection::RunRange(const Request& request) {
-  const bool zeroes = request.type == kWriteZeroes;
-  const bool no_hole = (request.flags & kNoHole) != 0;
-  uint64_t offset = request.offset;
-  uint64_t left = request.length;
-  while (left > 0) {
-    const uint64_t piece = left <= kRangePieceBytes ? left : WholeTracks(offset, kRangePieceBytes);
-    Status status = zeroes ? volume_.WriteZeroes(slot_, offset, piece, no_hole)
-                           : volume_.Trim(slot_, offset, piece);
-    if (!status.ok()) return status;
-    offset += piece;
-    left -= piece;
-    unchecked_bytes_ += piece;
-    // Also across requests: many of one piece each are as long as one of many pieces.
-    if (left > 0 || unchecked_bytes_ >= kRangePieceBytes) status = GoOnWithRange();
-    if (left > 0 && !status.ok()) return status;
-  }
-  return Status::Ok();
-}
-
-// Between the pieces of a long range: replies that wait leave, and a client that is gone, or a
-// stop, ends it. A TCP client that has closed is seen by the reset that answers a reply, no sooner.
-Status Connection::GoOnWithRange() {
-  unchecked_bytes_ = 0;
-  if (channel_.stopping()) return Status(Code::kClosed, "the server is stopping");
-  if (!channel_.Flush() || channel_.PeerGone()) return Status(Code::kClosed, "the client is gone");
-  return Status::Ok();
-}
-
-// Answers now, or with FUA once the change is durable. Every FUA joins a commit, also that of a
-// write in place: the mapping the write relies on may still be a record in memory only (trap T29).
-void Connection::AnswerDurably(const Request& request, const Status& status) {
-  if (status.ok() && request.fua()) {
-    StartFlush(request);
-  } else {
-    Answer(request, status);
-  }
-}
-
-void Connection::StartFlush(const Request& request) {
-  if (Alone(0)) {
-    channel_.Flush();  // what was answered before does not wait for the disk
-    const Status status = store_.Flush();
-    LookForMore();
-    return Answer(request, status);
-  }
-  Pending* pending = TakePending(request);
-  pending->flushing = true;
-  store_.FlushAsync(pending);
-}
-
 // In flight -------------------------------------------------------------------
 
 Pending* Connection::TakePending(const Request& request) {
@@ -543,11 +474,28 @@ Pending* Connection::TakeBuffered(const Request& request, size_t bytes) {
   return pending;
 }
 
-// Waits until at least one request in flight has completed, and answers.
-void Connection::AwaitCompletion() {
+// Before a request begins: one that is held, or waits, for as long as a freeze lasts must not keep
+// the next from being parked. False when the connection ends.
+bool Connection::AwaitRoom() {
+  while (in_flight_.full()) {
+    AwaitCompletion(Until::kCompletionOrPark);
+    if (!MayGoOn()) return false;
+  }
+  return true;
+}
+
+// Waits until at least one request in flight has completed, and answers. Held ones complete by a
+// thaw, or by the client's end or ours, for which they are dropped.
+void Connection::AwaitCompletion(Until until) {
   channel_.Flush();
-  while (!in_flight_.has_completed()) channel_.WaitWake();
+  while (!in_flight_.has_completed() && (!held_.thawed() || channel_.parking())) {
+    const bool holding = held_.count() > 0;
+    if (holding && (channel_.stopping() || channel_.broken())) return DropHeld();
+    if (until == Until::kCompletionOrPark && channel_.parking()) break;
+    channel_.WaitWake(holding);
+  }
   AnswerCompleted();
+  if (held_.thawed() && !channel_.parking()) RunHeld();
 }
 
 void Connection::AnswerCompleted() {
@@ -575,6 +523,7 @@ void Connection::Answer(const Request& request, const Status& status) {
 }
 
 void Connection::AnswerError(const Request& request, WireError error, const char* reason) {
+  Add(settings_.stats->errors, 1);
   uint8_t* to = channel_.Reserve(kMaxReplyHeaderBytes);
   if (style_ == ReplyStyle::kSimple) {
     channel_.Commit(PutSimpleReply(to, error, request.cookie));

@@ -14,6 +14,7 @@
 // more (up to kMaxBufferedBytes, or one larger read alone) from what all connections share.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -23,15 +24,26 @@
 #include "core/block_status.h"
 #include "core/store.h"
 #include "nbd/channel.h"
+#include "nbd/fence.h"
+#include "nbd/hold.h"
 #include "nbd/in_flight.h"
 #include "nbd/reply.h"
 #include "nbd/request.h"
 #include "nbd/shares.h"
+#include "nbd/stats.h"
 #include "nbd/throttle.h"
 
 namespace flashlun::nbd {
 
-enum class CloseReason : uint8_t { kDisconnect, kEof, kProtocol, kIo, kStopped };
+enum class CloseReason : uint8_t {
+  kDisconnect,
+  kEof,
+  kProtocol,
+  kIo,
+  kStopped,
+  kFenced,  // a client that had gone was replaced (fence.h)
+  kParked,  // somebody else goes on with it (park.h)
+};
 
 struct CloseReport {
   CloseReason reason = CloseReason::kEof;
@@ -57,6 +69,14 @@ struct ConnectionOptions {
   uint32_t min_block = 1;                 // that the client has promised to keep to; a power of two
   std::vector<uint8_t> leftover;          // received behind the handshake
   std::unique_ptr<SecureStream> secure;   // nullptr: plain text
+  // Of a connection that was parked (park.h).
+  bool resumed = false;
+  uint64_t id = 0;              // 0: a new one
+  std::vector<uint8_t> unsent;  // leaves first
+  uint64_t drain_bytes = 0;     // of a WRITE that has been answered: dropped first
+  std::shared_ptr<ConnectionStats> stats = std::make_shared<ConnectionStats>();
+  // It can be handed to another process; without, as with `secure`, parking ends it.
+  bool movable = true;
 };
 
 class Connection {
@@ -70,9 +90,28 @@ class Connection {
   // Any thread: ends the connection soon. Requests that were begun are answered when the client
   // reads, a long TRIM or WRITE_ZEROES with ESHUTDOWN; those not begun are not answered.
   void Stop() { channel_.Stop(); }
+  // Any thread: the client is gone, or is treated so (fence.h). What has begun ends, nothing else
+  // is executed.
+  void Fence();
+  // Any thread: Run ends at the next boundary between requests with kParked, unless it ends for
+  // another reason before. Call it again until it has (interrupt.h).
+  void Park();
+  void Unpark() { channel_.Unpark(); }
+  // After Run said kParked: how to go on. The socket is the caller's.
+  ConnectionOptions TakeParked();
+
+  // Any thread.
+  PeerLife Look() { return channel_.Look(); }
+  void Probe(bool ask) { channel_.Probe(ask); }
+  bool HasUnread() { return channel_.HasUnread(); }
+  bool stopping() const { return channel_.stopping(); }
+  bool resumed() const { return settings_.resumed; }
+  bool read_only() const { return limits_.read_only; }
 
  private:
   bool ServeBuffered();
+  void FinishInFlight();
+  bool parked() const { return report_.reason == CloseReason::kParked; }
   bool MayGoOn();
   bool Serve(const Request& request);
   bool AwaitTurn(const Request& request);
@@ -104,6 +143,7 @@ class Connection {
   size_t PutReadHeader(uint8_t* to, const Request& request, uint32_t position, uint32_t bytes);
 
   bool ServeWrite(const Request& request);
+  bool WriteAsItComes(const Request& request);
   bool ServeDirectWrite(const Request& request);
   bool DrainPayload(uint64_t bytes);
   // connection_status.cc
@@ -112,15 +152,28 @@ class Connection {
   uint32_t WantedContexts(const uint8_t* ids, size_t count) const;
   void AnswerStatus(const Request& request, uint32_t wanted);
 
-  void ServeRange(const Request& request);
-  Status RunRange(const Request& request);
+  bool ServeRange(const Request& request);
+  Status RunRange(Request* rest);
   Status GoOnWithRange();
   void AnswerDurably(const Request& request, const Status& status);
   void StartFlush(const Request& request);
 
+  // hold.cc
+  bool HoldWrite(const Request& rest);
+  void HoldRange(const Request& rest);
+  void Hold(Pending* pending);
+  bool AwaitThaw();
+  void RunHeld();
+  void DropHeld();
+  // park.cc
+  void KeepForLater(const Request& rest, const uint8_t* payload, size_t bytes);
+  bool LeavePayload(const Request& rest, const Status& status);
+
   Pending* TakePending(const Request& request);
   Pending* TakeBuffered(const Request& request, size_t bytes);
-  void AwaitCompletion();
+  bool AwaitRoom();
+  enum class Until { kCompletion, kCompletionOrPark };
+  void AwaitCompletion(Until until = Until::kCompletion);
   void AnswerCompleted();
   void Answer(const Request& request, const Status& status);
   void AnswerError(const Request& request, WireError error, const char* reason);
@@ -135,11 +188,15 @@ class Connection {
   Channel channel_;
   InFlight in_flight_;
   Turnstile turnstile_;
+  HeldRequests held_;
+  std::vector<uint8_t> resume_;  // what was begun and is to be done by whoever goes on
+  std::atomic<bool> fenced_{false};
   Pending* sending_ = nullptr;  // whose reply leaves in pieces, since sending_since_
   std::chrono::steady_clock::time_point sending_since_;
   int deep_credit_ = 0;           // requests that are taken for one of many, see Alone
   uint64_t unchecked_bytes_ = 0;  // of ranges, since the client was last looked at
   CloseReport report_;
+  ConnectionOptions settings_;  // what it was made with, but for what has moved on
 };
 
 }  // namespace flashlun::nbd

@@ -37,7 +37,7 @@ bool Connection::ServeBlockStatus(const Request& request) {
 bool Connection::ReceiveStatusPayload(Request* request, uint32_t* wanted) {
   const auto bytes = static_cast<size_t>(request->length);
   while (channel_.available() < bytes)
-    if (!ReceiveMore()) return false;
+    if (!ReceiveMore()) return LeavePayload(*request, Status::Ok());
   const uint8_t* payload = channel_.data();
   *wanted = WantedContexts(payload + kStatusPayloadBytes,
                            (bytes - kStatusPayloadBytes) / kContextIdBytes);

@@ -1,6 +1,7 @@
 #include "nbd/in_flight.h"
 
 #include <new>
+#include <utility>
 
 namespace flashlun::nbd {
 namespace {
@@ -12,9 +13,16 @@ Status Copy(const Status& status) {
 
 }  // namespace
 
-void Pending::Done(const Status& status_of_step) { table_->Complete(this, status_of_step); }
+void Pending::Done(const Status& status_of_step) {
+  // Here and not on the connection's thread, which a client that does not read may hold up: a
+  // freeze waits for it.
+  if (writing != nullptr) writing->EndHostWrite(*slot);
+  writing = nullptr;
+  table_->Complete(this, status_of_step);
+}
 
-InFlight::InFlight(Channel& channel, ByteBudget& shared) : channel_(channel), shared_(shared) {
+InFlight::InFlight(Channel& channel, ByteBudget& shared, ConnectionStats& stats)
+    : channel_(channel), shared_(shared), stats_(stats) {
   for (Pending& pending : table_) {
     pending.table_ = this;
     pending.next_ = free_;
@@ -28,6 +36,7 @@ Pending* InFlight::Take(const Request& request) {
   pending->next_ = nullptr;
   pending->request = request;
   count_++;
+  stats_.in_flight.store(count_, std::memory_order_relaxed);
   return pending;
 }
 
@@ -35,12 +44,16 @@ bool InFlight::MayBuffer(size_t bytes) const {
   return buffered_bytes_ == 0 || buffered_bytes_ + bytes <= kMaxBufferedBytes;
 }
 
+bool InFlight::NewBuffer(Pending* pending, size_t bytes) {
+  pending->buffer.reset(new (std::align_val_t{kDirectAlign}, std::nothrow)
+                            uint8_t[kDirectAlign + bytes]);
+  return pending->buffer != nullptr;
+}
+
 bool InFlight::AllocateBuffer(Pending* pending, size_t bytes) {
   const bool is_shared = own_bytes_ + bytes > kOwnBufferedBytes;
   if (is_shared && !shared_.TryTake(bytes)) return false;
-  pending->buffer.reset(new (std::align_val_t{kDirectAlign}, std::nothrow)
-                            uint8_t[kDirectAlign + bytes]);
-  if (!pending->buffer) {
+  if (!NewBuffer(pending, bytes)) {
     if (is_shared) shared_.Give(bytes);
     return false;
   }
@@ -51,26 +64,40 @@ bool InFlight::AllocateBuffer(Pending* pending, size_t bytes) {
   return true;
 }
 
+bool InFlight::AllocateHeld(Pending* pending, size_t bytes) {
+  if (!NewBuffer(pending, bytes)) return false;
+  pending->held_bytes = bytes;
+  return true;
+}
+
+void InFlight::MakeHeld(Pending* pending) { pending->held_bytes = LeaveBudgets(pending); }
+
 void InFlight::FreeBuffer(Pending* pending) {
-  const size_t bytes = pending->buffer_bytes;
   pending->buffer.reset();
-  pending->buffer_bytes = 0;
+  LeaveBudgets(pending);
+}
+
+// Of a buffer that is in one. Gives its size.
+size_t InFlight::LeaveBudgets(Pending* pending) {
+  const size_t bytes = std::exchange(pending->buffer_bytes, size_t{0});
   buffered_bytes_ -= bytes;
-  if (!pending->buffer_is_shared) {
+  if (!std::exchange(pending->buffer_is_shared, false)) {
     own_bytes_ -= bytes;
   } else {
     shared_.Give(bytes);
   }
-  pending->buffer_is_shared = false;
+  return bytes;
 }
 
 void InFlight::Release(Pending* pending) {
   FreeBuffer(pending);
+  pending->held_bytes = 0;
   pending->status = Status::Ok();
   pending->flushing = false;
   pending->next_ = free_;
   free_ = pending;
   count_--;
+  stats_.in_flight.store(count_, std::memory_order_relaxed);
 }
 
 Pending* InFlight::TakeCompleted() {

@@ -22,6 +22,7 @@
 #include "nbd/channel.h"
 #include "nbd/limits.h"
 #include "nbd/request.h"
+#include "nbd/stats.h"
 
 namespace flashlun::nbd {
 
@@ -50,7 +51,11 @@ class Pending final : public FlushWaiter {
   std::unique_ptr<uint8_t[], FreeAligned> buffer;
   size_t buffer_bytes = 0;
   bool buffer_is_shared = false;  // from the server's budget
+  size_t held_bytes = 0;          // of a buffer outside the connection's budget (hold.h)
   bool flushing = false;          // the write has ended well; this is its FUA
+  // A WRITE under way asynchronously: its end is told to the volume.
+  Volume* writing = nullptr;
+  const OpSlot* slot = nullptr;
 
  private:
   friend class InFlight;
@@ -60,7 +65,7 @@ class Pending final : public FlushWaiter {
 
 class InFlight {
  public:
-  InFlight(Channel& channel, ByteBudget& shared);
+  InFlight(Channel& channel, ByteBudget& shared, ConnectionStats& stats);
 
   // Connection's thread.
   void BindToThisThread() { owner_ = std::this_thread::get_id(); }
@@ -79,6 +84,11 @@ class InFlight {
   // Takes the shared memory of requests that have completed and wait to be answered: what was read
   // is to be read again.
   void ShedCompleted();
+  // A buffer outside of both, for a request that is held (hold.h has a budget of its own). False:
+  // the system has no memory.
+  bool AllocateHeld(Pending* pending, size_t bytes);
+  // Takes a buffer out of both.
+  void MakeHeld(Pending* pending);
   void Release(Pending* pending);
   bool has_completed() const { return has_completed_.load(std::memory_order_acquire); }
   size_t buffered_bytes() const { return buffered_bytes_; }
@@ -87,11 +97,14 @@ class InFlight {
 
  private:
   friend class Pending;
+  bool NewBuffer(Pending* pending, size_t bytes);
+  size_t LeaveBudgets(Pending* pending);
   // Any thread. The connection may end, and this object with it, as soon as the lock is free.
   void Complete(Pending* pending, const Status& status);
 
   Channel& channel_;
   ByteBudget& shared_;
+  ConnectionStats& stats_;
   std::thread::id owner_;
 
   // Of the connection's thread.

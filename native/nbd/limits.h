@@ -77,6 +77,29 @@ inline constexpr std::chrono::microseconds kSpinTime{30};
 inline constexpr int kSpinCredit = 4;
 inline constexpr int kSpinCreditMost = 16;
 
+// Payloads of writes that a freeze holds, of one connection: what QEMU may have in flight (16
+// requests) at 2 MiB each, and one of the longest. More is not received.
+inline constexpr size_t kMaxHeldBytes = size_t{kMaxPayloadBytes};
+// The same of all connections of the process: held writes of 16 such connections.
+inline constexpr size_t kMaxHeldBytesInAll = size_t{512} << 20;
+
+// How long parking waits for requests in flight: longer than a disk takes, shorter than clients do.
+inline constexpr std::chrono::milliseconds kParkLimit{5000};
+// What a client has not taken of its replies when its connection is parked: with one READ of the
+// longest, and small ones. A connection with more is closed.
+inline constexpr size_t kMaxUnsentBytes = size_t{64} << 20;
+// Bytes of requests of a parked connection: what it held, what its buffer has, what it was given.
+inline constexpr size_t kMaxResumeBytes = kMaxHeldBytes + kReceiveBytes + kMaxLeftoverBytes;
+// A message between two servers: the two above and a description. Descriptors: SCM_MAX_FD of Linux.
+inline constexpr size_t kMaxMessageBytes = kMaxUnsentBytes + kMaxResumeBytes + (size_t{1} << 20);
+inline constexpr size_t kMaxDescriptors = 253;
+
+// A TCP client that was heard of so recently lives.
+inline constexpr std::chrono::milliseconds kHeardRecently{1000};
+// How long a silent one has to answer a keep-alive probe, sent every second, before its writes are
+// fenced off. Its system answers by itself, whatever the program does.
+inline constexpr std::chrono::milliseconds kProbeLimit{3000};
+
 // How long a stopping connection waits for a client that does not read its last replies.
 inline constexpr std::chrono::milliseconds kStopGrace{2000};
 

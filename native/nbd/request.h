@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "core/limits.h"
 #include "nbd/protocol.h"
 
 namespace flashlun::nbd {
@@ -64,6 +65,12 @@ Verdict Validate(const Request& request, const ExportLimits& limits);
 bool IsLimited(uint16_t type);
 // Bytes that a legal request makes the volume read or write, as a rate limit counts them.
 uint64_t PayloadToMove(const Request& request);
+
+// The largest count <= bytes, starting at offset, that ends on a track boundary; 0 when none does.
+inline uint64_t WholeTracks(uint64_t offset, uint64_t bytes) {
+  const uint64_t tail = (offset + bytes) % kTrackBytes;
+  return bytes > tail ? bytes - tail : 0;
+}
 
 // The command's name for messages ("READ"), or "command" when unknown.
 const char* CommandName(uint16_t type);

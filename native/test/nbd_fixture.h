@@ -389,6 +389,9 @@ class Fixture {
   std::unique_ptr<Store> store;
   std::unique_ptr<Server> server;
   uint64_t last_id = 0;
+  // What a test says of its clients.
+  ReplyStyle style = ReplyStyle::kSimple;
+  std::vector<SelectedContext> contexts;
 
   // What socketpair is for unix sockets.
   static void TcpPair(int* fds) {

@@ -275,6 +275,27 @@ TEST_CASE("a session is closed by close_notify, also after a violation and by St
   }
 }
 
+TEST_CASE("parking ends a session by close_notify, and parks the plain connections") {
+  Authority authority;
+  const tls::Credentials credentials = ServerCredentials(authority);
+  Fixture fixture;
+  for (const bool tcp : {false, true}) {
+    CAPTURE(tcp);
+    Encrypted secret = ConnectWith(fixture, credentials, {}, tcp);
+    const auto plain = fixture.Connect({.tcp = tcp});
+    const uint64_t plain_id = fixture.last_id;
+    REQUIRE(fixture.server->ParkAll().ok());
+    CHECK(secret.client->AtEnd());
+    CHECK(secret.tls->ended_in_order());
+    CHECK(fixture.Ended().reason == CloseReason::kStopped);
+    REQUIRE(fixture.server->Parked().size() == 1);
+    CHECK(fixture.server->Parked()[0].id == plain_id);
+    fixture.server->UnparkAll();
+    plain->Send(Wire(0, kDisconnect, 0, 0, 0));
+    CHECK(fixture.Ended().reason == CloseReason::kDisconnect);
+  }
+}
+
 TEST_CASE("a client that has only ended its sending side gets its replies") {
   Authority authority;
   Fixture fixture;

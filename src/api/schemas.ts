@@ -100,9 +100,59 @@ export const VolumeBody = Type.Object({
   zeroOps: Count,
   errorOps: Count,
   redirectedTracks: Count,
+  frozenUntil: orNull(Type.String({ description: 'when a freeze ends by itself; ISO 8601, UTC' })),
 });
 
 export const VolumesBody = Type.Object({ volumes: Type.Array(VolumeBody) });
+
+/** A body may be left out. */
+export const FreezeBody = Type.Unsafe<{ seconds?: number } | null | undefined>({
+  type: ['object', 'null'],
+  additionalProperties: false,
+  properties: {
+    seconds: {
+      type: 'number',
+      description: `time limit, after which it thaws by itself; default ${LIMITS.freezeSeconds}`,
+    },
+  },
+});
+
+export const ThawBody = Type.Object({
+  volume: VolumeBody,
+  wasFrozen: Type.Boolean({
+    description: 'false: it was thawed before, by its time limit or by somebody else',
+  }),
+});
+
+export const ConnectionBody = Type.Object({
+  id: Count,
+  volume: Type.String({ examples: ['1203'] }),
+  export: Type.String({ description: 'the name the client asked for' }),
+  transport: oneOf('tcp', 'unix'),
+  peer: Type.String({ examples: ['127.0.0.1:40112', 'unix'] }),
+  pid: orNull(Type.Integer({ description: 'process that connected to the unix socket' })),
+  uid: orNull(Type.Integer({ description: 'and its user' })),
+  tlsIdentity: orNull(Type.String({ description: 'whom the certificate or key names' })),
+  since: Time,
+  readOnly: Type.Boolean(),
+  features: Type.Array(Type.String({ examples: ['structured-replies'] })),
+  requests: Type.Object({
+    read: Count,
+    write: Count,
+    flush: Count,
+    trim: Count,
+    writeZeroes: Count,
+    other: Count,
+  }),
+  errors: Type.Integer({ description: 'requests answered with an error' }),
+  bytesIn: Count,
+  bytesOut: Count,
+  inFlight: Type.Integer({ description: 'requests that wait for the disk, a flush or a thaw' }),
+  held: Type.Integer({ description: 'of those, for a thaw' }),
+});
+
+export const ConnectionsBody = Type.Object({ connections: Type.Array(ConnectionBody) });
+export const ConnectionParams = strictObject({ id: Ref });
 
 export const NewVolumeBody = strictObject({
   lss: Type.Optional(Type.String({ maxLength: 16, examples: ['12'] })),

@@ -6,6 +6,7 @@ import { LIMITS } from '../base/limits.js';
 import { type App, createApp } from './app.js';
 import { addAccessRoutes } from './routes-access.js';
 import { addArrayRoutes } from './routes-array.js';
+import { addConnectionRoutes } from './routes-connections.js';
 import { addCopyServicesRoutes } from './routes-copyservices.js';
 import { addOpenRoutes } from './routes-open.js';
 import type { ApiServices } from './services.js';
@@ -30,6 +31,7 @@ export async function createApiServer(services: ApiServices): Promise<ApiServer>
     });
     addArrayRoutes(scope, services);
     addAccessRoutes(scope, services);
+    addConnectionRoutes(scope, services);
     await addCopyServicesRoutes(scope, services);
   });
   await app.ready();
@@ -58,6 +60,34 @@ export class ApiServer {
     // A TCP listener always has an address of this form.
     const address = this.app.server.address() as AddressInfo;
     return { host: address.address, port: address.port };
+  }
+
+  /** As listen, on a socket that listens already; takes its descriptor. */
+  async listenOn(fd: number): Promise<{ host: string; port: number }> {
+    const { server } = this.app;
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject);
+      server.listen({ fd }, () => {
+        server.removeListener('error', reject);
+        resolve();
+      });
+    });
+    const address = server.address() as AddressInfo;
+    return { host: address.address, port: address.port };
+  }
+
+  /**
+   * Stops accepting on the socket, which goes on listening for whoever has a duplicate of it, and
+   * resolves when no request is in flight; those that take longer than `graceMs` are cut off.
+   */
+  async pause(graceMs: number): Promise<void> {
+    const { server } = this.app;
+    const cutOff = setTimeout(() => server.closeAllConnections(), graceMs);
+    await new Promise<void>((resolve) => {
+      server.close(() => resolve());
+      server.closeIdleConnections();
+    });
+    clearTimeout(cutOff);
   }
 
   /** Stops accepting, lets requests in flight end, and cuts off those that take too long. */

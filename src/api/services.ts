@@ -1,5 +1,6 @@
 /** What the routes of the HTTP API work on; put together by src/server.ts. */
 
+import type { VolumeFreezes } from '../array/freeze.js';
 import type { Pools } from '../array/pools.js';
 import type { StorageArray } from '../array/storage-array.js';
 import type { VolumeAccess } from '../array/volume-access.js';
@@ -10,12 +11,15 @@ import type { Registration } from '../copyservices/registration.js';
 import type { Scrubs } from '../copyservices/scrubs.js';
 import type { TaskService } from '../copyservices/tasks.js';
 import type { Engine } from '../engine/types.js';
+import type { Static } from 'typebox';
 import type { Auth } from './auth.js';
+import type { ConnectionBody } from './schemas.js';
 
 export interface ApiServices {
   readonly array: StorageArray;
   readonly access: VolumeAccess;
   readonly rates: VolumeRates;
+  readonly freezes: VolumeFreezes;
   readonly pools: Pools;
   readonly copyServices: CopyServices;
   readonly scrubs: Scrubs;
@@ -23,6 +27,12 @@ export interface ApiServices {
   readonly registration: Registration;
   readonly auth: Auth;
   readonly engine: Pick<Engine, 'info'>;
+  /** NBD clients; `view` and `disconnect` throw NOT_FOUND. */
+  readonly connections: {
+    views(): Static<typeof ConnectionBody>[];
+    view(id: number): Static<typeof ConnectionBody>;
+    disconnect(id: number): void;
+  };
   readonly metrics: { readonly contentType: string; text(): Promise<string> };
   /** `null` where there is no such listener (yet). */
   nbdAddresses(): {

@@ -51,6 +51,8 @@ export interface VolumeView extends VolumeCounters {
   /** NBD connections. */
   readonly attached: number;
   readonly createdAt: string;
+  /** ISO time at which a freeze ends by itself; null: it is not frozen. */
+  readonly frozenUntil: string | null;
 }
 
 export interface LssView {
@@ -387,6 +389,8 @@ export class StorageArray implements ExportCatalog {
       attached: state.attached,
       createdAt: new Date(state.createdUnixMs).toISOString(),
       ...countersOf(state),
+      frozenUntil:
+        state.frozenUntilUnixMs === 0 ? null : new Date(state.frozenUntilUnixMs).toISOString(),
     };
   }
 }

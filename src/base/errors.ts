@@ -67,6 +67,11 @@ export const ERRORS = {
    * such folder.
    */
   ADDRESS_UNUSABLE: { http: 500, exit: 4 },
+  /** The running server goes on: something is frozen, another takeover, another version. */
+  TAKEOVER_REFUSED: { http: 409, exit: 6 },
+  TAKEOVER_FAILED: { http: 500, exit: 4 },
+  /** A freeze of a volume that is frozen already. */
+  VOLUME_FROZEN: { http: 409, exit: 6 },
   RATE_LIMITED: { http: 429, exit: 4 },
   SHUTTING_DOWN: { http: 503, exit: 4, message: 'the server is shutting down' },
   /**

@@ -74,6 +74,27 @@ export const LIMITS = {
   tlsRulePatterns: 256,
   tlsPatternChars: 1024,
 
+  // Takeover and freeze ---------------------------------------------------------------------------
+
+  /** For one message between two servers of one machine; a loaded one needs a while. */
+  takeoverMessageMs: 5_000,
+  /** How long the running server waits for a new one that has greeted to be ready. */
+  takeoverReadyMs: 30_000,
+  /** How long the new server waits for the first socket: requests in flight end before. */
+  takeoverPrepareMs: 20_000,
+  /** How long the new server waits for the pool: a commit and a checkpoint on a slow disk. */
+  takeoverReleaseMs: 60_000,
+  /** What a client's negotiation may still take when a takeover begins; then it is dropped. */
+  takeoverNegotiationMs: 250,
+  /** HTTP requests in flight get so long before they are cut off for a takeover. */
+  takeoverHttpMs: 2_000,
+  /** Default time limit of a freeze: that of an LSS of the ESS (ess.md 3.6). */
+  freezeSeconds: 120,
+  /** Native kMaxFreeze. */
+  maxFreezeSeconds: 3_600,
+  /** Volumes of one freeze: all of some LSSs. */
+  volumesPerFreeze: 4_096,
+
   // The array -------------------------------------------------------------------------------------
 
   /** One track (native kMinVolumeBytes). */

@@ -3,6 +3,8 @@
 import type { Static } from 'typebox';
 import type {
   ArrayBody,
+  ConnectionBody,
+  ConnectionsBody,
   FlashcopiesBody,
   FlashcopyBody,
   LssBody,
@@ -12,6 +14,7 @@ import type {
   TaskBody,
   TaskRunBody,
   TasksBody,
+  ThawBody,
   UsersBody,
   VolumeBody,
   VolumesBody,
@@ -19,6 +22,8 @@ import type {
 import type { HostBody, HostsBody, RatesBody, VolumeAccessBody } from '../api/schemas-access.js';
 
 export type ArrayView = Static<typeof ArrayBody>;
+export type ConnectionView = Static<typeof ConnectionBody>;
+export type ConnectionsView = Static<typeof ConnectionsBody>;
 export type FlashcopiesView = Static<typeof FlashcopiesBody>;
 export type FlashcopyView = Static<typeof FlashcopyBody>;
 export type HostsView = Static<typeof HostsBody>;
@@ -31,6 +36,7 @@ export type ScrubView = Static<typeof ScrubBody>;
 export type TaskView = Static<typeof TaskBody>;
 export type TaskRunView = Static<typeof TaskRunBody>;
 export type TasksView = Static<typeof TasksBody>;
+export type ThawView = Static<typeof ThawBody>;
 export type UsersView = Static<typeof UsersBody>;
 export type VolumeAccessView = Static<typeof VolumeAccessBody>;
 export type VolumeView = Static<typeof VolumeBody>;

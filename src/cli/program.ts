@@ -2,6 +2,7 @@
 
 import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
+import { addConnectionCommands } from './commands/connection.js';
 import { addFlashcopyCommands } from './commands/flashcopy.js';
 import { addHostCommands } from './commands/host.js';
 import { addInventoryCommands } from './commands/inventory.js';
@@ -49,6 +50,7 @@ export function buildProgram(context: CliContext): Command {
   addVolumeCommands(program, context);
   addAttachCommand(program, context);
   addHostCommands(program, context);
+  addConnectionCommands(program, context);
   addFlashcopyCommands(program, context);
   addVerifyCommand(program, context);
   addTaskCommands(program, context);

@@ -20,12 +20,21 @@ export interface Negotiated {
   readonly minBlockBytes: number;
 }
 
-/** What native transmission starts from. */
-export interface AdoptOptions extends Negotiated {
+/** What a connection works by, for all of its life: also in another server that goes on with it. */
+export interface ConnectionSettings extends Negotiated {
   readonly volumeId: number;
   readonly readOnly: boolean;
+}
+
+/** What native transmission starts from. */
+export interface AdoptOptions extends ConnectionSettings {
   /** An open session made by `TlsContext`, which is given away; plain text without one. */
   readonly tls?: TlsSession | undefined;
+  /**
+   * False: parking ends it, for the descriptor leads to this process. With `tls` it is so anyhow:
+   * nobody else has the keys.
+   */
+  readonly movable?: boolean | undefined;
 }
 
 /** Of a TLS server: a certificate (PEM texts, empty where there is none), or pre-shared keys. */
@@ -113,6 +122,50 @@ export interface ConnectionMemory {
   readonly refused: number;
 }
 
+/** What a connection is at and has done; plain numbers, so that thousands cost little. */
+export interface ConnectionState {
+  readonly id: number;
+  readonly requests: RequestCounts;
+  /** Replies with an error. */
+  readonly errors: number;
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+  /** Requests that wait for the disk, a flush or a thaw. */
+  readonly inFlight: number;
+  /** Of those: for a thaw. */
+  readonly held: number;
+}
+
+export interface RequestCounts {
+  readonly read: number;
+  readonly write: number;
+  readonly flush: number;
+  readonly trim: number;
+  readonly writeZeroes: number;
+  readonly other: number;
+}
+
+/** How a parked connection goes on, besides its socket and what negotiation agreed. */
+export interface ParkedState {
+  readonly id: number;
+  /** Requests that are not executed yet. */
+  readonly leftover: Uint8Array;
+  /** Replies that the client has not taken; they leave first. */
+  readonly unsent: Uint8Array;
+  /** Bytes of a payload that nobody wants any more. */
+  readonly drainBytes: number;
+}
+
+export interface ParkedConnection extends ParkedState {
+  /** Its socket: the engine's, until it is told to go on or to forget. */
+  readonly fd: number;
+}
+
+/** A parked connection that goes on in this process. */
+export interface ResumedConnection extends ParkedState {
+  readonly counters: Omit<ConnectionState, 'id' | 'inFlight' | 'held'>;
+}
+
 export interface ConnectionCounters {
   readonly requests: number;
   readonly bytesIn: number;
@@ -121,8 +174,16 @@ export interface ConnectionCounters {
 
 /**
  * Why a connection ended: `disconnect` NBD_CMD_DISC, `eof`, `protocol` a violation (detail says
- * which), `io`, `stopped` by us.
+ * which), `io`, `stopped` by us, `fenced` its client had gone and another one came, `parked`
+ * another server goes on with it.
  */
-export type CloseReason = 'disconnect' | 'eof' | 'protocol' | 'io' | 'stopped';
+export type CloseReason =
+  | 'disconnect'
+  | 'eof'
+  | 'protocol'
+  | 'io'
+  | 'stopped'
+  | 'fenced'
+  | 'parked';
 
 export type OnClosed = (reason: CloseReason, detail: string, counters: ConnectionCounters) => void;

@@ -5,23 +5,28 @@
  * directory. Errors come from native code as `NativeError` and pass through unchanged.
  */
 
-import { loadAddon, type NativeAddon, type PoolHandle } from './native.js';
+import { addon, closedListeners, listenerKey } from './addon.js';
+import type { NativeAddon, PoolHandle } from './native.js';
 import { NativeContext, nativeSession } from './tls.js';
 import type {
   AdoptOptions,
   ConnectionLimits,
   ConnectionMemory,
+  ConnectionSettings,
+  ConnectionState,
   CopyBatchResult,
   Engine,
   EngineInfo,
   EngineOptions,
   OnClosed,
   PairSpec,
+  ParkedConnection,
   PoolReport,
   PoolState,
   RateLimits,
   Recording,
   RelationshipState,
+  ResumedConnection,
   ThrottledState,
   TlsContext,
   TlsCredentials,
@@ -29,37 +34,6 @@ import type {
   VerifyBatchResult,
   VolumeState,
 } from './types.js';
-
-/** Connections this environment has adopted, by `handle:connection`, until they end. */
-const closedListeners = new Map<string, OnClosed>();
-
-let loaded: NativeAddon | undefined;
-
-/** Loads at first use, so that a program that never opens a pool runs without the addon. */
-function addon(): NativeAddon {
-  if (loaded) return loaded;
-  const fresh = loadAddon();
-  fresh.onClosed((handle, connectionId, report) => {
-    const key = listenerKey(handle, connectionId);
-    const listener = closedListeners.get(key);
-    closedListeners.delete(key);
-    // Node swallows what a thread-safe function's callback throws, so it is thrown elsewhere.
-    const { reason, detail, ...counters } = report;
-    try {
-      listener?.(reason, detail, counters);
-    } catch (error) {
-      queueMicrotask(() => {
-        throw error;
-      });
-    }
-  });
-  loaded = fresh;
-  return fresh;
-}
-
-function listenerKey(handle: PoolHandle, connectionId: number): string {
-  return `${handle}:${connectionId}`;
-}
 
 class NativeEngine implements Engine {
   readonly #native: NativeAddon;
@@ -113,6 +87,14 @@ class NativeEngine implements Engine {
     return this.#native.pools(this.#handle);
   }
 
+  freeze(ids: readonly number[], milliseconds: number): Promise<void> {
+    return this.#native.freeze(this.#handle, ids, milliseconds);
+  }
+
+  thaw(ids: readonly number[]): number[] {
+    return this.#native.thaw(this.#handle, ids);
+  }
+
   establish(pairs: readonly PairSpec[]): Promise<number[]> {
     return this.#native.establish(this.#handle, pairs);
   }
@@ -154,7 +136,7 @@ class NativeEngine implements Engine {
   }
 
   adopt(fd: number, options: AdoptOptions, leftover: Uint8Array, onClosed: OnClosed): number {
-    const { volumeId, readOnly, tls, ...negotiated } = options;
+    const { volumeId, readOnly, tls, movable = true, ...negotiated } = options;
     const connectionId = this.#native.adopt(
       this.#handle,
       fd,
@@ -163,10 +145,60 @@ class NativeEngine implements Engine {
       readOnly,
       leftover,
       tls === undefined ? undefined : nativeSession(tls),
+      movable,
     );
     // The connection may have ended already, but is told of in a later turn of the event loop.
     closedListeners.set(listenerKey(this.#handle, connectionId), onClosed);
     return connectionId;
+  }
+
+  resume(
+    fd: number,
+    settings: ConnectionSettings,
+    from: ResumedConnection,
+    onClosed: OnClosed,
+  ): number {
+    const { volumeId, readOnly, ...negotiated } = settings;
+    const { requests, errors, bytesIn, bytesOut } = from.counters;
+    const { read, write, flush, trim, writeZeroes, other } = requests;
+    const connectionId = this.#native.adopt(
+      this.#handle,
+      fd,
+      volumeId,
+      negotiated,
+      readOnly,
+      from.leftover,
+      undefined,
+      true,
+      from.id,
+      from.unsent,
+      from.drainBytes,
+      [read, write, flush, trim, writeZeroes, other, errors, bytesIn, bytesOut],
+    );
+    closedListeners.set(listenerKey(this.#handle, connectionId), onClosed);
+    return connectionId;
+  }
+
+  connections(): ConnectionState[] {
+    const numbers = this.#native.connections(this.#handle);
+    const states: ConnectionState[] = [];
+    for (let at = 0; at < numbers.length; at += CONNECTION_NUMBERS) {
+      states.push(connectionState(numbers.subarray(at, at + CONNECTION_NUMBERS)));
+    }
+    return states;
+  }
+
+  park(): Promise<ParkedConnection[]> {
+    return this.#native.park(this.#handle);
+  }
+
+  unpark(): void {
+    this.#native.unpark(this.#handle);
+  }
+
+  release(): Promise<void> {
+    this.#closed ??= this.#native.release(this.#handle);
+    return this.#closed;
   }
 
   disconnect(connectionId: number): void {
@@ -196,6 +228,29 @@ class NativeEngine implements Engine {
   connectionMemory(): ConnectionMemory {
     return this.#native.connectionMemory(this.#handle);
   }
+}
+
+/** As native/binding/connections.cc writes them. */
+const CONNECTION_NUMBERS = 12;
+
+function connectionState(numbers: Float64Array): ConnectionState {
+  const at = (index: number): number => numbers[index] ?? 0;
+  return {
+    id: at(0),
+    requests: {
+      read: at(1),
+      write: at(2),
+      flush: at(3),
+      trim: at(4),
+      writeZeroes: at(5),
+      other: at(6),
+    },
+    errors: at(7),
+    bytesIn: at(8),
+    bytesOut: at(9),
+    inFlight: at(10),
+    held: at(11),
+  };
 }
 
 /**
@@ -254,12 +309,4 @@ export function nativeTlsVersion(): string {
  */
 export function createTlsContext(credentials: TlsCredentials): TlsContext {
   return new NativeContext(addon(), credentials);
-}
-
-/**
- * Descriptors of two connected unix stream sockets, which the caller closes.
- * @throws NativeError LIMIT
- */
-export function socketPair(): [number, number] {
-  return addon().socketPair();
 }

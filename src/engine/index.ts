@@ -8,7 +8,17 @@ export {
   openedEngine,
   peerUid,
   sdNotify,
-  socketPair,
 } from './engine.js';
+export {
+  closeDescriptor,
+  connectUnixDescriptor,
+  duplicateDescriptor,
+  listenUnixDescriptor,
+  peerCredentials,
+  receiveMessage,
+  sendMessage,
+  socketPair,
+} from './descriptors.js';
+export type { DescriptorMessage, PeerCredentials } from './native.js';
 export type * from './types.js';
 export { TRACK_BYTES } from './types.js';

@@ -16,6 +16,7 @@ import type {
   IoBackend,
   Negotiated,
   PairSpec,
+  ParkedConnection,
   PoolReport,
   PoolState,
   Recording,
@@ -100,6 +101,9 @@ export interface NativeAddon {
     maxTracks: number,
   ): VerifyBatchResult;
 
+  freeze(handle: PoolHandle, ids: readonly number[], milliseconds: number): Promise<void>;
+  thaw(handle: PoolHandle, ids: readonly number[]): number[];
+
   /** Once per environment, before its first adopt. */
   onClosed(callback: NativeOnClosed): void;
   adopt(
@@ -110,7 +114,14 @@ export interface NativeAddon {
     readOnly: boolean,
     leftover: Uint8Array,
     tls: NativeTlsSession | undefined,
+    movable: boolean,
+    ...resumed: [] | [id: number, unsent: Uint8Array, drainBytes: number, counters: number[]]
   ): number;
+  /** Twelve numbers for each connection; see engine.ts. */
+  connections(handle: PoolHandle): Float64Array;
+  park(handle: PoolHandle): Promise<ParkedConnection[]>;
+  unpark(handle: PoolHandle): void;
+  release(handle: PoolHandle): Promise<void>;
   disconnect(handle: PoolHandle, connectionId: number): void;
 
   setRates(
@@ -138,6 +149,31 @@ export interface NativeAddon {
   tlsHold(session: NativeTlsSession, bytes: Uint8Array): void;
   tlsPeer(session: NativeTlsSession): TlsPeerFacts;
   socketPair(): [number, number];
+
+  sendMessage(
+    socket: number,
+    body: Uint8Array,
+    descriptors: readonly number[],
+    milliseconds: number,
+  ): Promise<void>;
+  receiveMessage(socket: number, milliseconds: number): Promise<DescriptorMessage>;
+  listenUnix(path: string): number;
+  connectUnix(path: string): number;
+  duplicate(fd: number): number;
+  closeDescriptor(fd: number): void;
+  peerCredentials(fd: number): PeerCredentials;
+}
+
+/** A message of another server. Whoever gets it closes the descriptors. */
+export interface DescriptorMessage {
+  readonly body: Uint8Array;
+  readonly descriptors: readonly number[];
+}
+
+/** The process at the other end of a unix socket. */
+export interface PeerCredentials {
+  readonly pid: number;
+  readonly uid: number;
 }
 
 /** Owned by native code; freed when collected. */

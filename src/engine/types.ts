@@ -9,8 +9,12 @@ import type {
   AdoptOptions,
   ConnectionLimits,
   ConnectionMemory,
+  ConnectionSettings,
+  ConnectionState,
   OnClosed,
+  ParkedConnection,
   RateLimits,
+  ResumedConnection,
   ThrottledState,
 } from './connection-types.js';
 
@@ -82,6 +86,8 @@ export interface VolumeState {
   readonly errorOps: number;
   /** First writes to a shared track, sent to a fresh one (redirect on write). */
   readonly redirectedTracks: number;
+  /** When a freeze thaws it at the latest; 0: it is not frozen. */
+  readonly frozenUntilUnixMs: number;
 }
 
 /** Where a new volume's tracks come from, whether all of them are reserved, and its blocks. */
@@ -188,6 +194,8 @@ export interface EngineInfo {
   readonly trimmedTracks: number;
   /** Writes that waited because the page cache was 1 GiB ahead of the disk. */
   readonly writeOutWaits: number;
+  /** Volumes that a freeze's time limit thawed. */
+  readonly expiredFreezes: number;
   readonly recoveredUnclean: boolean;
   readonly recoveredRecords: number;
   /** Tracks with a checksum. */
@@ -292,6 +300,18 @@ export interface Engine {
   growPool(number: number, capacityBytes: number): Promise<void>;
   pools(): PoolState[];
 
+  /**
+   * Holds up the host writes of all the volumes, or of none, until `thaw` or for so long at most.
+   * When it resolves none is in flight, and their content does not change by hosts. State of this
+   * process only.
+   *
+   * @throws NativeError NOT_FOUND; BUSY one is frozen already; INVALID the time; TIMEOUT a write in
+   *   flight does not end.
+   */
+  freeze(ids: readonly number[], milliseconds: number): Promise<void>;
+  /** Ends it. Returns those that were frozen until now: one that is missing was thawed before. */
+  thaw(ids: readonly number[]): number[];
+
   /** All pairs at one T0, or none. Resolves with one relationship id a pair, when T0 is durable. */
   establish(pairs: readonly PairSpec[]): Promise<number[]>;
   /** The target becomes the source's content again, at a new T0; shares the whole source. */
@@ -334,6 +354,31 @@ export interface Engine {
   throttled(): ThrottledState[];
   setConnectionLimits(limits: ConnectionLimits): void;
   connectionMemory(): ConnectionMemory;
+  /**
+   * Goes on with a connection that another server parked: duplicates `fd` as adopt does. It keeps
+   * its id and its counters.
+   */
+  resume(
+    fd: number,
+    settings: ConnectionSettings,
+    from: ResumedConnection,
+    onClosed: OnClosed,
+  ): number;
+  /** The connections in transmission, by id. */
+  connections(): ConnectionState[];
+  /**
+   * Brings every connection to a boundary between requests and stops there; new ones are refused.
+   *
+   * @throws NativeError TIMEOUT a request does not end; all of them go on. BUSY: parked already.
+   */
+  park(): Promise<ParkedConnection[]>;
+  /** The parked connections go on as if nothing had been. */
+  unpark(): void;
+  /**
+   * Forgets the parked connections, for another process that has them (their onClosed says
+   * `parked`), and closes the pool. Its memory is left to the end of the process.
+   */
+  release(): Promise<void>;
   /** Drops a connection; its onClosed follows. Unknown ids are ignored (it ended by itself). */
   disconnect(connectionId: number): void;
 }

@@ -203,6 +203,15 @@ function volumeFamilies(): Family[] {
       type: 'gauge',
       samples: (snapshot) => perVolume(snapshot, (volume) => volume.mappedTracks * TRACK_BYTES),
     },
+    {
+      name: 'flashlun_volume_frozen',
+      help: '1 while a freeze holds up what hosts write',
+      type: 'gauge',
+      samples: (snapshot) => perVolume(snapshot, (each) => Number(each.frozenUntilUnixMs !== 0)),
+    },
+    single('counter', 'freezes_expired_total', 'Volumes thawed by the time limit', ({ info }) => {
+      return info.expiredFreezes;
+    }),
   ];
 }
 

@@ -13,6 +13,7 @@ import type {
 import { clientKey, isLocal, type PeerIdentity, plainAddress } from '../array/peer.js';
 import type { Grant, VolumeAccess } from '../array/volume-access.js';
 import { formatVolumeId } from '../base/ids.js';
+import { LIMITS } from '../base/limits.js';
 import { descriptorOf } from './hand-over.js';
 
 /** Who decides; left out where a test needs no rules. */
@@ -52,6 +53,17 @@ export interface Place {
   volumeId: number | undefined;
 }
 
+/** Nobody is there yet. What is not given is as in LIMITS. */
+export function newCounts(caps: Partial<ConnectionCaps> = {}): ConnectionCounts {
+  return new ConnectionCounts({
+    handshakes: LIMITS.nbdHandshakes,
+    total: LIMITS.nbdConnections,
+    perClient: LIMITS.nbdConnectionsPerClient,
+    perExport: LIMITS.nbdConnectionsPerExport,
+    ...caps,
+  });
+}
+
 /** Counts connections, and says what is full. */
 export class ConnectionCounts {
   readonly #caps: ConnectionCaps;
@@ -85,6 +97,20 @@ export class ConnectionCounts {
     if (negotiating.inAll >= handshakes || negotiating.of(key) >= share) return 'handshakes';
     if (this.#total >= total) return 'total';
     if ((this.#perClient.get(key) ?? 0) >= perClient) return 'client';
+    return this.#take(key);
+  }
+
+  /**
+   * The place of a client that another server had let in: it keeps it, also where there would be
+   * none for a new one.
+   */
+  inherit(peer: PeerIdentity, volumeId: number): Place {
+    const place = this.#take(clientKey(peer));
+    this.attach(place, volumeId);
+    return place;
+  }
+
+  #take(key: string): Place {
     this.#total += 1;
     add(this.#perClient, key, 1);
     return { key, volumeId: undefined };

@@ -10,6 +10,7 @@
 import type { Server, Socket } from 'node:net';
 import { assert } from '../base/assert.js';
 import { FlashlunError } from '../base/errors.js';
+import { type PeerCredentials, peerCredentials } from '../engine/index.js';
 
 /** What we use of Node's TCP and pipe wraps. */
 interface StreamHandle {
@@ -73,9 +74,19 @@ export function checkDescriptorsShown(server: Server): void {
   );
 }
 
-/** The descriptor of a socket that Node still has; undefined when it is gone. */
-export function descriptorOf(socket: Socket): number | undefined {
-  return handleOf(socket)?.fd;
+/** The descriptor of a socket or listening server that Node still has; undefined: it is gone. */
+export function descriptorOf(owner: Socket | Server): number | undefined {
+  return handleOf(owner)?.fd;
+}
+
+/** The process at the other end of a unix socket; empty when it has gone before we looked. */
+export function unixPeerOf(socket: Socket): Partial<PeerCredentials> {
+  const handle = handleOf(socket);
+  try {
+    return handle === undefined ? {} : peerCredentials(handle.fd);
+  } catch {
+    return {};
+  }
 }
 
 function read(socket: Socket): Uint8Array | null {

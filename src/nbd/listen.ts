@@ -1,7 +1,8 @@
 /** Opening the listening sockets, with errors that say which address and what to do about it. */
 
 import { createServer, type ListenOptions, type Server, type Socket } from 'node:net';
-import { FlashlunError } from '../base/errors.js';
+import { FlashlunError, fromNative } from '../base/errors.js';
+import { listenUnixDescriptor } from '../engine/index.js';
 import { clearStaleSocket, hasCode } from './unix-socket.js';
 
 export interface TcpAddress {
@@ -31,12 +32,25 @@ export async function listenTcp(address: TcpAddress, onConnection: OnConnection)
  */
 export async function listenUnix(path: string, onConnection: OnConnection): Promise<Server> {
   await clearStaleSocket(path);
-  const server = makeServer(onConnection);
-  // listen() binds a path within the call, so there is no moment with a wider mode.
+  // By descriptor, not by path: Node removes the path of a socket that it has made itself when it
+  // closes it, also when another server goes on listening there.
+  // bind() makes the path within the call, so there is no moment with a wider mode.
   const umask = process.umask(OWNER_ONLY);
-  const listening = listen(server, { path }, path, '--nbd-unix PATH');
-  process.umask(umask);
-  await listening;
+  let fd: number;
+  try {
+    fd = listenUnixDescriptor(path);
+  } catch (error) {
+    throw listenError(asSystemError(error), path, '--nbd-unix PATH');
+  } finally {
+    process.umask(umask);
+  }
+  return listenOn(fd, onConnection);
+}
+
+/** Accepts on a socket that listens already, and takes its descriptor. */
+export async function listenOn(fd: number, onConnection: OnConnection): Promise<Server> {
+  const server = makeServer(onConnection);
+  await listen(server, { fd }, `descriptor ${fd}`, '--nbd HOST:PORT');
   return server;
 }
 
@@ -58,7 +72,12 @@ function makeServer(onConnection: OnConnection): Server {
   );
 }
 
-function listen(server: Server, options: ListenOptions, name: string, flag: string): Promise<void> {
+function listen(
+  server: Server,
+  options: ListenOptions | { readonly fd: number },
+  name: string,
+  flag: string,
+): Promise<void> {
   return new Promise((resolve, reject) => {
     const onError = (error: Error): void => reject(listenError(error, name, flag));
     server.once('error', onError);
@@ -68,6 +87,18 @@ function listen(server: Server, options: ListenOptions, name: string, flag: stri
     });
   });
 }
+
+/** Native code says what the system said, in its words. */
+function asSystemError(error: unknown): Error {
+  const { message } = fromNative(error, '');
+  const code = [...SYSTEM_WORDS].find(([words]) => message.includes(words))?.[1];
+  return Object.assign(new Error(message, { cause: error }), code === undefined ? {} : { code });
+}
+
+const SYSTEM_WORDS = new Map([
+  ['Address already in use', 'EADDRINUSE'],
+  ['Permission denied', 'EACCES'],
+]);
 
 function listenError(cause: Error, name: string, flag: string): FlashlunError {
   if (hasCode(cause, 'EADDRINUSE')) {

@@ -7,34 +7,43 @@
  * Runs on the main thread; no payload byte passes here.
  */
 
+import { rmSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
 import type { ExportCatalog } from '../array/export-catalog.js';
-import type { PeerIdentity } from '../array/peer.js';
 import { FlashlunError } from '../base/errors.js';
 import { formatVolumeId } from '../base/ids.js';
 import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
-import type { CloseReason, ConnectionCounters, Engine } from '../engine/types.js';
+import { duplicateDescriptor } from '../engine/index.js';
+import type { Engine } from '../engine/types.js';
 import {
   type AccessRules,
   ClientCatalog,
   type ConnectionCaps,
-  ConnectionCounts,
+  type ConnectionCounts,
   identifyPeer,
   mayGoOn,
+  newCounts,
   type Place,
   type RefusalReason,
   type Refusals,
 } from './access.js';
-import { ConnectionRegistry, type NbdConnection } from './connections.js';
-import { checkDescriptorsShown } from './hand-over.js';
-import { formatAddress, listenTcp, listenUnix, type TcpAddress } from './listen.js';
+import { ConnectionRegistry, type NbdConnection, type NbdPeer } from './connections.js';
+import { checkDescriptorsShown, descriptorOf, unixPeerOf } from './hand-over.js';
+import { formatAddress, listenOn, listenTcp, listenUnix, type TcpAddress } from './listen.js';
 import { type NegotiationFailure, type NegotiationSuccess, negotiate } from './negotiation.js';
-import { describeIdentity, namesOf, type TlsPeer } from './tls-identity.js';
+import { namesOf, type TlsPeer } from './tls-identity.js';
 import type { TlsServer } from './tls-server.js';
 
 export interface NbdListenerOptions {
-  readonly engine: Pick<Engine, 'adopt' | 'disconnect'>;
+  readonly engine: Pick<
+    Engine,
+    'adopt' | 'resume' | 'disconnect' | 'connections' | 'park' | 'unpark'
+  >;
+  /** Connections that are there already; without it, none are. */
+  readonly registry?: ConnectionRegistry | undefined;
+  /** Listening sockets of another server, taken instead of new ones. */
+  readonly inherited?: Partial<ListeningDescriptors> | undefined;
   readonly catalog: ExportCatalog;
   readonly tcp?: TcpAddress | undefined;
   readonly unixPath?: string | undefined;
@@ -43,7 +52,7 @@ export interface NbdListenerOptions {
   readonly log: Logger;
   /** Instead of LIMITS.nbdHandshakeMs. */
   readonly handshakeMs?: number | undefined;
-  /** Instead of LIMITS.nbdHandshakes and its kin. */
+  /** Instead of LIMITS.nbdHandshakes and its kin, when there is no registry that has them. */
   readonly caps?: Partial<ConnectionCaps> | undefined;
   /** Who may attach what; left out: everybody everything. */
   readonly access?: AccessRules | undefined;
@@ -54,25 +63,29 @@ export interface NbdListenerOptions {
 /** A client on its way in. */
 interface Arrival {
   readonly socket: Socket;
-  readonly transport: Transport;
-  /** For people. */
-  readonly peer: string;
-  readonly identity: PeerIdentity;
+  readonly about: NbdPeer;
   readonly place: Place;
   readonly catalog: ClientCatalog;
 }
 
-const DEFAULT_CAPS: ConnectionCaps = {
-  handshakes: LIMITS.nbdHandshakes,
-  total: LIMITS.nbdConnections,
-  perClient: LIMITS.nbdConnectionsPerClient,
-  perExport: LIMITS.nbdConnectionsPerExport,
-};
+/** Descriptors of the listening sockets; whoever has them closes them. */
+export interface ListeningDescriptors {
+  readonly tcp: number | undefined;
+  readonly unix: number | undefined;
+}
 
 /** A running NBD server. */
 export interface NbdServer {
   /** Where it listens; a port given as 0 is the one the kernel chose. */
   addresses(): { tcp?: TcpAddress; unix?: string };
+  /**
+   * Stops accepting, without a client noticing: the sockets go on listening, and whoever gets the
+   * descriptors may accept. Resolves when no negotiation is under way any more; those that take
+   * longer than `graceMs` are dropped.
+   */
+  pause(graceMs: number): Promise<ListeningDescriptors>;
+  /** Accepts again, after a pause. */
+  goOn(paused: ListeningDescriptors): Promise<void>;
   /** The clients in transmission; those still negotiating have no volume yet. */
   connections(): NbdConnection[];
   /** Clients in negotiation. */
@@ -81,6 +94,8 @@ export interface NbdServer {
   readonly placesUsed: number;
   /** Clients turned away since the start. */
   readonly refusals: Refusals;
+  /** Resolves when no TLS bridge carries anything any more, or after a while. */
+  bridgesIdle(): Promise<void>;
   /** Ends connections that access rules do not allow any more; how many those are. */
   enforceAccess(): number;
   /**
@@ -114,7 +129,7 @@ export async function startNbdListeners(options: NbdListenerOptions): Promise<Nb
 class NbdListeners implements NbdServer {
   readonly #options: NbdListenerOptions;
   readonly #log: Logger;
-  readonly #registry = new ConnectionRegistry();
+  readonly #registry: ConnectionRegistry;
   readonly #counts: ConnectionCounts;
   readonly #negotiating = { tcp: new Map<Socket, Place>(), unix: new Map<Socket, Place>() };
   #tcp: Server | undefined;
@@ -126,20 +141,51 @@ class NbdListeners implements NbdServer {
   constructor(options: NbdListenerOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'nbd' });
-    this.#counts = new ConnectionCounts({ ...DEFAULT_CAPS, ...options.caps });
+    const { engine, log, registry } = options;
+    this.#registry = registry ?? new ConnectionRegistry(engine, newCounts(options.caps), log);
+    this.#counts = this.#registry.counts;
   }
 
   async listen(): Promise<void> {
-    const { tcp, unixPath } = this.#options;
-    if (tcp) {
+    const { tcp, unixPath, inherited = {} } = this.#options;
+    if (inherited.tcp !== undefined) await this.#listenOn('tcp', inherited.tcp);
+    else if (tcp) {
       this.#tcp = await listenTcp(tcp, (socket) => this.#onConnection(socket, 'tcp'));
       this.#watch(this.#tcp);
     }
-    if (unixPath !== undefined) {
+    if (inherited.unix !== undefined) await this.#listenOn('unix', inherited.unix);
+    else if (unixPath !== undefined) {
       this.#unix = await listenUnix(unixPath, (socket) => this.#onConnection(socket, 'unix'));
       this.#watch(this.#unix);
     }
     this.#log.debug(this.addresses(), 'NBD is listening');
+  }
+
+  /** Takes the descriptor. */
+  async #listenOn(transport: Transport, fd: number): Promise<void> {
+    const server = await listenOn(fd, (socket) => this.#onConnection(socket, transport));
+    if (transport === 'tcp') this.#tcp = server;
+    else this.#unix = server;
+    this.#watch(server);
+  }
+
+  async pause(graceMs: number): Promise<ListeningDescriptors> {
+    const { tcp, unix } = this.#negotiating;
+    const paused = { tcp: duplicateOf(this.#tcp), unix: duplicateOf(this.#unix) };
+    const closed = Promise.all([closeServer(this.#tcp), closeServer(this.#unix)]);
+    this.#tcp = undefined;
+    this.#unix = undefined;
+    const drop = setTimeout(() => {
+      for (const socket of [...tcp.keys(), ...unix.keys()]) socket.destroy();
+    }, graceMs);
+    await closed;
+    clearTimeout(drop);
+    return paused;
+  }
+
+  async goOn({ tcp, unix }: ListeningDescriptors): Promise<void> {
+    if (tcp !== undefined) await this.#listenOn('tcp', tcp);
+    if (unix !== undefined) await this.#listenOn('unix', unix);
   }
 
   addresses(): { tcp?: TcpAddress; unix?: string } {
@@ -172,15 +218,19 @@ class NbdListeners implements NbdServer {
   enforceAccess(): number {
     const { access, engine } = this.#options;
     let ended = 0;
-    for (const { id, volumeId, peer, identity, readOnly } of this.#registry.list()) {
+    for (const { id, volumeId, peer, identity, settings } of this.#registry.list()) {
       const grant = access?.grant(volumeId, identity) ?? 'read-write';
-      if (mayGoOn(grant, readOnly)) continue;
+      if (mayGoOn(grant, settings.readOnly)) continue;
       const facts = { audit: true, connection: id, peer, volume: formatVolumeId(volumeId), grant };
       this.#log.info(facts, 'disconnected: the access rules do not allow it any more');
       engine.disconnect(id);
       ended += 1;
     }
     return ended;
+  }
+
+  async bridgesIdle(): Promise<void> {
+    await this.#options.tls?.idle(LIMITS.nbdBridgeCloseMs);
   }
 
   close(): Promise<void> {
@@ -194,10 +244,12 @@ class NbdListeners implements NbdServer {
     const closed = [this.#tcp, this.#unix].map((server) => closeServer(server));
     const { tcp, unix } = this.#negotiating;
     for (const socket of [...tcp.keys(), ...unix.keys()]) socket.destroy();
-    for (const connection of this.#registry.list()) this.#options.engine.disconnect(connection.id);
+    this.#registry.disconnectAll();
     await Promise.all(closed);
+    // The socket was made by descriptor, so nobody else removes its path.
+    if (this.#unix !== undefined) rmSync(this.#options.unixPath ?? '', { force: true });
     if (await this.#registry.untilEmpty(LIMITS.nbdCloseMs)) {
-      await this.#options.tls?.idle(LIMITS.nbdBridgeCloseMs);
+      await this.bridgesIdle();
       return;
     }
     const stuck = this.#registry.list().map(({ id, peer }) => `${id} (${peer})`);
@@ -222,26 +274,27 @@ class NbdListeners implements NbdServer {
       socket.destroy();
       return;
     }
-    const { catalog, peer, place } = arrival;
+    const { about, catalog, place } = arrival;
     this.#negotiating[transport].set(socket, place);
     const deadlineMs = this.#options.handshakeMs ?? LIMITS.nbdHandshakeMs;
     const { tls } = this.#options;
     const onSecured = (secured: TlsPeer): void => {
-      arrival.identity.tlsIdentities = namesOf(secured.identity);
+      about.identity.tlsIdentities = namesOf(secured.identity);
     };
     negotiate({ socket, catalog, deadlineMs, tls, onSecured }, (end) => {
       this.#negotiating[transport].delete(socket);
       if (end.kind === 'ready' && this.#adopt(arrival, end)) return;
       this.#counts.leave(place);
-      if (end.kind !== 'ready') this.#logFailure(peer, end);
+      if (end.kind !== 'ready') this.#logFailure(about.peer, end);
     });
   }
 
   /** Undefined: there is no room for one more. */
   #arrive(socket: Socket, transport: Transport): Arrival | undefined {
     const { access, catalog, uidOf = () => undefined } = this.#options;
-    const peer = peerOf(socket, transport);
     const identity = identifyPeer(socket, transport, uidOf);
+    const about = { transport, identity, ...peerOf(socket, transport) };
+    const { peer } = about;
     const negotiating = this.#negotiating[transport];
     const place = this.#counts.enter(identity, {
       inAll: negotiating.size,
@@ -257,7 +310,7 @@ class NbdListeners implements NbdServer {
     };
     const options = { catalog, rules: access, counts: this.#counts, peer: identity, onDenied };
     const view = new ClientCatalog(options);
-    return { socket, transport, peer, identity, place, catalog: view };
+    return { socket, about, place, catalog: view };
   }
 
   #turnAway(reason: RefusalReason, peer: string, transport: Transport): void {
@@ -270,41 +323,16 @@ class NbdListeners implements NbdServer {
   }
 
   /** Whether the engine has the connection now; else it is closed. */
-  #adopt(arrival: Arrival, end: NegotiationSuccess): boolean {
-    const { outcome, tls } = end;
-    const { socket, transport, peer, identity, place } = arrival;
-    const { volumeId, readOnly } = outcome.export;
-    const { replies, contexts, minBlockBytes } = outcome;
-    const log = this.#log.child({ peer, volume: formatVolumeId(volumeId) });
+  #adopt({ about, catalog, place, socket }: Arrival, end: NegotiationSuccess): boolean {
+    const { volumeId, readOnly } = end.outcome.export;
     // Both may have changed while the last reply was on its way.
-    if (!mayGoOn(arrival.catalog.grant(volumeId), readOnly) || this.#counts.isFull(volumeId)) {
-      log.info('closed: access or room for it has gone during negotiation');
-      socket.destroy();
-      return false;
+    if (mayGoOn(catalog.grant(volumeId), readOnly) && !this.#counts.isFull(volumeId)) {
+      return this.#registry.adopt(about, place, end);
     }
-    let id = -1;
-    const onClosed = (reason: CloseReason, detail: string, counters: ConnectionCounters): void => {
-      this.#registry.remove(id);
-      this.#counts.leave(place);
-      logClosed(log, reason, detail, counters);
-    };
-    try {
-      const { engine } = this.#options;
-      const settings = { volumeId, readOnly, replies, contexts, minBlockBytes };
-      id = end.handOver((fd, leftover, session) =>
-        engine.adopt(fd, { ...settings, tls: session }, leftover, onClosed),
-      );
-    } catch (error) {
-      logNotAdopted(log, error);
-      return false;
-    }
-    this.#counts.attach(place, volumeId);
-    const since = new Date().toISOString();
-    this.#registry.add({ id, volumeId, peer, transport, identity, readOnly, tls, since });
-    const secured = tls && { tls: tls.protocol, client: describeIdentity(tls.identity) };
-    const negotiated = { replies, contexts: contexts.length, readOnly, ...secured };
-    log.info({ connection: id, ...negotiated }, 'attached');
-    return true;
+    const log = this.#log.child({ peer: about.peer, volume: formatVolumeId(volumeId) });
+    log.info('closed: access or room for it has gone during negotiation');
+    socket.destroy();
+    return false;
   }
 
   #logFailure(peer: string, end: NegotiationFailure): void {
@@ -323,34 +351,17 @@ const TURNED_AWAY: Readonly<Record<RefusalReason, string>> = {
   access: 'no access rule lets this client in',
 };
 
-/**
- * NBD has no way to say anything after GO, so the client only sees the connection close. Likely
- * reasons: the volume was deleted a moment ago, or too many clients are attached.
- */
-function logNotAdopted(log: Logger, error: unknown): void {
-  if (error instanceof FlashlunError && error.code === 'CANNOT_CONNECT') {
-    log.debug({ reason: error.message }, 'client left');
-  } else {
-    log.warn({ err: error }, 'the connection could not be served and was closed');
-  }
-}
-
-function logClosed(
-  log: Logger,
-  reason: CloseReason,
-  detail: string,
-  counters: ConnectionCounters,
-): void {
-  const facts = { reason, detail, ...counters };
-  if (reason === 'protocol' || reason === 'io') log.warn(facts, 'detached');
-  else log.info(facts, 'detached');
-}
-
-function peerOf(socket: Socket, transport: Transport): string {
-  if (transport === 'unix') return 'unix';
+function peerOf(socket: Socket, transport: Transport): Pick<NbdPeer, 'peer' | 'pid'> {
+  if (transport === 'unix') return { peer: 'unix', pid: unixPeerOf(socket).pid };
   const { remoteAddress, remotePort } = socket;
   // Both are missing when the client has gone before we looked.
-  return remoteAddress === undefined ? 'gone' : formatAddress(remoteAddress, remotePort ?? 0);
+  const peer = remoteAddress === undefined ? 'gone' : formatAddress(remoteAddress, remotePort ?? 0);
+  return { peer };
+}
+
+function duplicateOf(server: Server | undefined): number | undefined {
+  const fd = server === undefined ? undefined : descriptorOf(server);
+  return fd === undefined ? undefined : duplicateDescriptor(fd);
 }
 
 function closeServer(server: Server | undefined): Promise<void> {

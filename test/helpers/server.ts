@@ -106,6 +106,12 @@ export class Server {
     }
   }
 
+  /** Waits for the server to end by itself, and returns its exit code. */
+  async endedByItself(): Promise<number | null> {
+    await this.#ended('end by itself');
+    return this.#child.exitCode;
+  }
+
   /** SIGKILL: nothing of the process can run any more. */
   async kill9(): Promise<void> {
     this.#killed = true;

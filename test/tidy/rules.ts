@@ -20,6 +20,7 @@ const EDGES: Readonly<Record<string, readonly string[]>> = {
   // Hands batches to the worker, which is started by its path, so only the types are known.
   copyservices: ['base', 'engine', 'metadata', 'array', 'workers (types)'],
   nbd: ['base', 'engine', 'array'],
+  takeover: ['base', 'engine', 'nbd'],
   metrics: ['base', 'engine', 'array', 'copyservices', 'nbd'],
   api: ['base', 'engine', 'metadata', 'array', 'copyservices', 'metrics'],
   // Clients of the HTTP API: they see no part of the server but the types of its answers.

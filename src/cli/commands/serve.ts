@@ -44,6 +44,7 @@ export function addServeCommand(program: Command): void {
     .option('--nbd-tls-transport <HOW>', 'auto (default), native, or bridge: through JavaScript')
     .option('--insecure-nbd', 'allow NBD on addresses that other machines can reach')
     .option('--insecure-http', 'allow plain HTTP on addresses that other machines can reach')
+    .option('--takeover', 'go on with the clients of the server that runs on DATA, if one does')
     .addOption(new Option('--print-config', 'print the resulting configuration and exit'))
     .addHelpText(
       'after',

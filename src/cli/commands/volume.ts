@@ -4,7 +4,7 @@ import { type Command, Option } from 'commander';
 import { FlashlunError } from '../../base/errors.js';
 import { lssOf, parseVolumeId } from '../../base/ids.js';
 import { formatSize, parseSize } from '../../base/units.js';
-import type { ArrayView, VolumesView, VolumeView } from '../api-types.js';
+import type { ArrayView, ThawView, VolumesView, VolumeView } from '../api-types.js';
 import { ATTACH_FORMATS, type AttachFormat, attachText, type Transport } from '../attach.js';
 import { type CliContext, jsonOption, print, withApi } from '../context.js';
 import { formatFields, formatTable, formatTime } from '../output.js';
@@ -59,6 +59,7 @@ export function addVolumeCommands(program: Command, context: CliContext): void {
 
   addResize(volume, context);
   addVolumeAccessCommands(volume, context);
+  addFreeze(volume, context);
 
   volume
     .command('delete')
@@ -85,6 +86,37 @@ function addResize(volume: Command, context: CliContext): void {
           const again = view.attached > 0 ? ' Its clients see it when they connect again.' : '';
           return `Volume ${view.id} has ${formatSize(view.sizeBytes)}.${again}\n`;
         });
+      }),
+    );
+}
+
+function addFreeze(volume: Command, context: CliContext): void {
+  jsonOption(volume.command('freeze'))
+    .description('hold up what hosts write; reads go on')
+    .argument('<VOLUME>', 'id, serial or name')
+    .option('--seconds <SECONDS>', 'after which it thaws by itself (default: 120)')
+    .action((ref: string, flags: { readonly seconds?: string }, command: Command) =>
+      withApi(context, command, async (api) => {
+        const body = flags.seconds === undefined ? {} : { seconds: Number(flags.seconds) };
+        const view = await api.json<VolumeView>('POST', `${volumePath(ref)}/freeze`, { body });
+        print(context, command, view, () => {
+          const until = view.frozenUntil === null ? '-' : formatTime(view.frozenUntil);
+          return `Volume ${view.id} is frozen until ${until}.\n`;
+        });
+      }),
+    );
+
+  jsonOption(volume.command('thaw'))
+    .description('let hosts write again')
+    .argument('<VOLUME>', 'id, serial or name')
+    .action((ref: string, _flags: unknown, command: Command) =>
+      withApi(context, command, async (api) => {
+        const answer = await api.json<ThawView>('POST', `${volumePath(ref)}/thaw`);
+        print(context, command, answer, () =>
+          answer.wasFrozen
+            ? `Thawed volume ${answer.volume.id}.\n`
+            : `Volume ${answer.volume.id} was not frozen, or not any more.\n`,
+        );
       }),
     );
 }
@@ -175,6 +207,7 @@ function showVolume(context: CliContext, ref: string, command: Command): Promise
         ['provisioning', volume.thick ? 'thick' : 'thin'],
         ['block size', volume.blockBytes],
         ['clients', volume.attached],
+        ['frozen', volume.frozenUntil === null ? 'no' : `until ${formatTime(volume.frozenUntil)}`],
         ['created', formatTime(volume.createdAt)],
       ]),
     );

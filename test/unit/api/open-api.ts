@@ -2,11 +2,15 @@
 import type { InjectOptions } from 'fastify';
 import { Auth } from '../../../src/api/auth.js';
 import { createApiServer } from '../../../src/api/server.js';
+import { ChangeQueue } from '../../../src/array/change-queue.js';
+import { VolumeFreezes } from '../../../src/array/freeze.js';
 import { Registration } from '../../../src/copyservices/registration.js';
 import { TaskService } from '../../../src/copyservices/tasks.js';
 import { CounterRepository } from '../../../src/metadata/counters.js';
 import { TaskRepository } from '../../../src/metadata/tasks.js';
 import { type Role, SessionRepository, UserRepository } from '../../../src/metadata/users.js';
+import { newCounts } from '../../../src/nbd/access.js';
+import { ConnectionRegistry } from '../../../src/nbd/connections.js';
 import { createMetrics } from '../../../src/metrics/registry.js';
 import type { Scope } from '../../helpers/cleanup.js';
 import { openTestCopyServices } from '../array/pool.js';
@@ -43,6 +47,8 @@ export async function openTestApi(scope: Scope) {
     tasks: new TaskService(new TaskRepository(db, 10), array, copyServices, QUIET),
     registration: new Registration(new CounterRepository(db)),
     auth,
+    freezes: new VolumeFreezes(engine, array, new ChangeQueue()),
+    connections: new ConnectionRegistry(engine, newCounts(), QUIET),
     metrics: createMetrics({
       engine,
       pools,

@@ -36,6 +36,7 @@ test('defaults', () => {
     metaMirror: undefined,
     insecureNbd: false,
     insecureHttp: false,
+    takeover: false,
   });
 });
 

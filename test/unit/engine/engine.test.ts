@@ -228,7 +228,8 @@ describe('worker threads', () => {
     const handle = native.opened(workerData.dir);
     const server = require('node:net').createServer({ pauseOnConnect: true }, (socket) => {
       const negotiated = { replies: 'simple', contexts: [], minBlockBytes: 1 };
-      native.adopt(handle, socket._handle.fd, 0x1203, negotiated, false, new Uint8Array());
+      const rest = [new Uint8Array(), undefined, true];
+      native.adopt(handle, socket._handle.fd, 0x1203, negotiated, false, ...rest);
       socket.destroy();
       if (workerData.exits) process.exit(0);
       server.close();

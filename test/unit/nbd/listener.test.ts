@@ -30,9 +30,15 @@ const NO_ENGINE: NbdListenerOptions['engine'] = {
   adopt: () => {
     throw new Error('nothing was negotiated');
   },
+  resume: () => {
+    throw new Error('nothing was taken over');
+  },
   disconnect: () => {
     throw new Error('nothing was connected');
   },
+  connections: () => [],
+  park: () => Promise.resolve([]),
+  unpark: () => undefined,
 };
 
 const LOOPBACK = { host: '127.0.0.1', port: 0 };

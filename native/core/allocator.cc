@@ -191,6 +191,7 @@ uint64_t Allocator::Allocate(const SpaceUse& use, bool promised) {
   }
   FL_CHECK(track != kNoTrack);
   SetUsed(track, use.thick);
+  ++area.space.allocations;
   ChunkOf(track)->refs[track % kChunkTracks].store(1, std::memory_order_release);
   return track;
 }

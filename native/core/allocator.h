@@ -77,6 +77,7 @@ struct AreaSpace {
   uint64_t thick_used = 0;   // of `used`, allocated for thick volumes
   uint64_t claims = 0;       // sizes of the thick volumes
   uint64_t promised_thin = 0, promised_thick = 0;
+  uint64_t allocations = 0;  // so far
 };
 
 class Allocator {

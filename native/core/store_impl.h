@@ -128,7 +128,13 @@ class StoreImpl {
     uint32_t waiting = 0;   // operations in AwaitSpace: nothing is trimmed meanwhile
     std::string error;      // why the last step failed; empty: it did not
     int64_t failed_unix_ms = 0;
+    // Whether writers take next to nothing (WritersPause): what they had taken when it was last
+    // measured, and when that was.
+    uint64_t allocations = 0;
+    int64_t measured_unix_ms = 0;
+    bool pause = false;
   };
+  enum class SpaceWork { kNone, kDone, kLater, kBlocked };
   // One operation's promised tracks (store_space.cc).
   struct SpaceTicket {
     uint64_t promised = 0;
@@ -254,14 +260,19 @@ class StoreImpl {
                         const std::function<bool()>& take);
   Status NoSpace(uint32_t area) const;  // state lock held
   bool TrimWanted(uint32_t area) const;
-  bool GrowthWanted(uint32_t area) const;
+  bool GrowthUrgent(uint32_t area) const;
+  bool StockWanted(uint32_t area) const;
+  bool WritersPause(uint32_t area);
+  void MeasureWriters(uint32_t area, bool pause);
   bool GrowthBlocked(const Growth& growth) const;
   bool WaitForGrowth(Monitor::Lock& lock, uint32_t area, uint64_t tracks);
   Status ClaimSpace(uint32_t area, uint64_t tracks);
   void ReleaseClaim(uint32_t area, uint64_t tracks);
   void WakeSpaceTask(uint32_t area);  // state lock held
   void SpaceLoop();
-  bool GrowOnce(Monitor::Lock& lock, uint32_t area);
+  void AwaitSpaceWork(Monitor::Lock& lock);
+  SpaceWork GrowArea(Monitor::Lock& lock, uint32_t area);
+  bool GrowOnce(Monitor::Lock& lock, uint32_t area, bool stock);
   Status AllocateRun(Monitor::Lock& lock, const TrackRun& run);
   bool TrimOnce(Monitor::Lock& lock);
   void StopSpaceTask();

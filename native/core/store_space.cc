@@ -25,11 +25,17 @@ constexpr uint64_t kMaxStepRegions = 1024;
 // One allocation of it: the file system keeps writers of the file out meanwhile (on tmpfs, which
 // clears the pages, 64 MiB at once were seen to hold a write up for 15 ms, 4 MiB for 1).
 constexpr uint64_t kAllocationRegions = 4;
-// Stock of free READY tracks below which the pool grows (256 MiB), and above which it trims (512
-// MiB). The first write to each track after an establish takes 64 KiB of it: a burst of these is as
-// fast as overwrites until the stock is used up.
-constexpr uint64_t kLowWater = 4096;
+// Free READY tracks: below the first the pool grows at once (64 MiB), below the second when writers
+// pause (384 MiB), and above the third it trims (512 MiB). The first write to each track after an
+// establish takes 64 KiB, and an allocation of the file keeps the writers out: measured on tmpfs, a
+// burst of such writes that finds its space prepared runs at the rate of overwrites, and beside a
+// growing file at a quarter of that.
+constexpr uint64_t kUrgentTracks = 1024;
+constexpr uint64_t kStockTracks = 6144;
 constexpr uint64_t kKeepReady = 8192;
+// Writers pause when they take no more than so many tracks in so long.
+constexpr uint64_t kPauseTracks = 32;
+constexpr std::chrono::milliseconds kPause{50};
 // Runs of holes that one growth step tries when the file system is full: a region that kept its
 // space since the last session still works.
 constexpr int kHolesPerStep = 16;
@@ -44,7 +50,8 @@ constexpr int kReclaims = 2;
 // soon as what is pending has ended, so the limit is only there to end.
 constexpr int kThickTries = 500;
 
-uint64_t LowWaterOf(const AreaSpace& space) { return std::min(kLowWater, space.capacity / 32); }
+uint64_t UrgentOf(const AreaSpace& space) { return std::min(kUrgentTracks, space.capacity / 64); }
+uint64_t StockOf(const AreaSpace& space) { return std::min(kStockTracks, space.capacity / 24); }
 uint64_t KeepOf(const AreaSpace& space) { return std::min(kKeepReady, space.capacity / 16); }
 
 }  // namespace
@@ -164,10 +171,33 @@ void StoreImpl::ReleaseClaim(uint32_t area, uint64_t tracks) {
   map_->allocator().RemoveClaim(area, tracks);
 }
 
-bool StoreImpl::GrowthWanted(uint32_t area) const {
+bool StoreImpl::GrowthUrgent(uint32_t area) const {
   const Allocator& allocator = map_->allocator();
-  const uint64_t stock = std::max(LowWaterOf(allocator.space(area)), growth_[area].demand);
-  return allocator.HasHoles(area) && allocator.Available(area, false) < static_cast<int64_t>(stock);
+  const uint64_t least = std::max(UrgentOf(allocator.space(area)), growth_[area].demand);
+  return allocator.HasHoles(area) && allocator.Available(area, false) < static_cast<int64_t>(least);
+}
+
+bool StoreImpl::StockWanted(uint32_t area) const {
+  const Allocator& allocator = map_->allocator();
+  return allocator.HasHoles(area) &&
+         allocator.Available(area, false) < static_cast<int64_t>(StockOf(allocator.space(area)));
+}
+
+// Whether they took next to nothing for as long as kPause, and since.
+bool StoreImpl::WritersPause(uint32_t area) {
+  const Growth& growth = growth_[area];
+  const int64_t since = io_.UnixMs() - growth.measured_unix_ms;
+  if (map_->allocator().space(area).allocations - growth.allocations > kPauseTracks || since < 0)
+    MeasureWriters(area, false);
+  else if (since >= kPause.count())
+    MeasureWriters(area, true);
+  return growth.pause;
+}
+
+void StoreImpl::MeasureWriters(uint32_t area, bool pause) {
+  growth_[area].allocations = map_->allocator().space(area).allocations;
+  growth_[area].measured_unix_ms = io_.UnixMs();
+  growth_[area].pause = pause;
 }
 
 bool StoreImpl::TrimWanted(uint32_t area) const {
@@ -177,7 +207,8 @@ bool StoreImpl::TrimWanted(uint32_t area) const {
 }
 
 void StoreImpl::WakeSpaceTask(uint32_t area) {
-  if (GrowthWanted(area)) space_wanted_.NotifyAll();
+  // Awake it looks at the stock by itself.
+  if (GrowthUrgent(area) || (space_idle_ && StockWanted(area))) space_wanted_.NotifyAll();
 }
 
 void StoreImpl::StopSpaceTask() {
@@ -193,36 +224,56 @@ void StoreImpl::StopSpaceTask() {
 
 void StoreImpl::SpaceLoop() {
   auto lock = state_.Acquire();
+  std::chrono::milliseconds not_trimmed{0};  // while a burst was waited for
   while (!space_stopping_) {
-    bool grown = false;
+    bool done = false;
+    bool later = false;
     bool blocked = false;
     bool trim_wanted = false;
     for (uint32_t area = 0; area < kMaxAreas && !space_stopping_; ++area) {
-      const AreaSpace& space = map_->allocator().space(area);
-      if (space.capacity == 0) continue;
-      if (GrowthWanted(area)) {
-        if (GrowthBlocked(growth_[area]))
-          blocked = true;
-        else
-          grown = GrowOnce(lock, area) || grown;
-      } else if (growth_[area].demand != 0) {
-        growth_[area].demand = 0;
-        ++growth_[area].attempts;
-        space_changed_.NotifyAll();
-      }
+      if (map_->allocator().space(area).capacity == 0) continue;
+      const SpaceWork work = GrowArea(lock, area);
+      done = done || work == SpaceWork::kDone;
+      later = later || work == SpaceWork::kLater;
+      blocked = blocked || work == SpaceWork::kBlocked;
       trim_wanted = trim_wanted || TrimWanted(area);
     }
-    if (grown || space_stopping_) continue;
-    if (trim_wanted)
-      space_wanted_.WaitFor(lock, TrimOnce(lock) ? kBetweenTrims : kTrimPeriod);
-    else if (blocked)
+    if (done || space_stopping_) continue;
+    if (later && (!trim_wanted || not_trimmed < kTrimPeriod)) {
+      space_wanted_.WaitFor(lock, kPause);
+      not_trimmed += kPause;
+    } else if (trim_wanted) {
+      const bool trimmed = TrimOnce(lock);
+      not_trimmed = std::chrono::milliseconds(0);
+      space_wanted_.WaitFor(lock, trimmed || later ? kBetweenTrims : kTrimPeriod);
+    } else if (blocked)
       space_wanted_.WaitFor(lock, std::chrono::milliseconds(kRetryMs));
-    else {
-      space_idle_ = true;
-      space_wanted_.Wait(lock);
-      space_idle_ = false;
-    }
+    else
+      AwaitSpaceWork(lock);
   }
+}
+
+void StoreImpl::AwaitSpaceWork(Monitor::Lock& lock) {
+  space_idle_ = true;
+  space_wanted_.Wait(lock);
+  space_idle_ = false;
+  // The first allocation of a burst may have woken us: whether it is one is not known yet.
+  for (uint32_t area = 0; area < kMaxAreas; ++area) MeasureWriters(area, false);
+}
+
+// Grows for those who wait for space or soon would, or, while writers pause, for the stock.
+StoreImpl::SpaceWork StoreImpl::GrowArea(Monitor::Lock& lock, uint32_t area) {
+  Growth& growth = growth_[area];
+  const bool urgent = GrowthUrgent(area);
+  if (!urgent && growth.demand != 0) {
+    growth.demand = 0;
+    ++growth.attempts;
+    space_changed_.NotifyAll();
+  }
+  if (!urgent && !StockWanted(area)) return SpaceWork::kNone;
+  if (GrowthBlocked(growth)) return SpaceWork::kBlocked;
+  if (!urgent && !WritersPause(area)) return SpaceWork::kLater;
+  return GrowOnce(lock, area, !urgent) ? SpaceWork::kDone : SpaceWork::kNone;
 }
 
 // Allocates the run in the file, piece by piece; each is READY as soon as it is there.
@@ -243,13 +294,15 @@ Status StoreImpl::AllocateRun(Monitor::Lock& lock, const TrackRun& run) {
   return Status::Ok();
 }
 
-// One growth step. True: the area has more READY tracks.
-bool StoreImpl::GrowOnce(Monitor::Lock& lock, uint32_t area) {
+// One growth step, for the `stock` a small one: writers may be back. True: the area has more READY
+// tracks.
+bool StoreImpl::GrowOnce(Monitor::Lock& lock, uint32_t area, bool stock) {
   Allocator& allocator = map_->allocator();
   Growth& growth = growth_[area];
   const uint64_t usual =
       std::clamp<uint64_t>(allocator.space(area).capacity / kRegionTracks / 16, 1, kStepRegions);
   uint64_t regions = std::clamp(growth.demand / kRegionTracks, usual, kMaxStepRegions);
+  if (stock) regions = std::min(regions, kAllocationRegions);
   Status status;
   TrackRun run;
   for (int tries = 0; tries < kHolesPerStep && allocator.NextGrowth(area, regions, &run); ++tries) {

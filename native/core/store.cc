@@ -117,6 +117,10 @@ DataRun Volume::FindRun(OpSlot& slot, uint64_t offset_bytes, uint64_t len, uint6
 void Volume::Prefetch(OpSlot& slot, uint64_t offset_bytes, uint64_t len) {
   store_->Prefetch(slot, *state_, offset_bytes, len);
 }
+
+void Volume::StartWriteOut(OpSlot& slot, uint64_t offset_bytes, uint64_t len) {
+  store_->StartWriteOut(slot, *state_, offset_bytes, len);
+}
 bool Volume::BeginHostWrite(const OpSlot& slot) {
   std::atomic<uint64_t>& writes = store_->CountersOf(slot, *state_).host_writes;
   writes.fetch_add(1);  // before the look: freeze.h

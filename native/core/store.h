@@ -258,6 +258,9 @@ class Volume {
                   uint64_t min_zero);
   // Asks the system to bring the range, or its first kMaxPrefetchBytes, into the page cache.
   void Prefetch(OpSlot& slot, uint64_t offset_bytes, uint64_t len);
+  // Hands what the page cache has of the range to the disk, without waiting for it: a hint for a
+  // Flush that is to be expected. Nothing in direct mode.
+  void StartWriteOut(OpSlot& slot, uint64_t offset_bytes, uint64_t len);
   // Brackets of everything a host wants written (Write, WriteAsync until its Done, WriteZeroes,
   // Trim): a freeze waits for those that have begun. False: the volume is frozen, the write has not
   // begun and must wait for the thaw. Never blocks. The same slot begins and ends one.

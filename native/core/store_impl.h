@@ -95,6 +95,9 @@ class StoreImpl {
   DataRun FindRun(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
                   uint64_t data_limit, uint64_t min_zero);
   void Prefetch(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len);
+  void StartWriteOut(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len);
+  template <typename Visit>
+  void VisitPlaces(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len, Visit visit);
   std::vector<RecordingInfo> ListRecordings(uint16_t volume_id);
 
   bool ReadAsync(VolumeState& volume, uint64_t offset, void* buf, size_t len, Completion* done);

@@ -1,5 +1,5 @@
-// Block status, relationships and what they tell, runs of zeroes for READ, and read-ahead: walks of
-// the map in an epoch, without a lock (block_status.h).
+// Block status, relationships and what they tell, runs of zeroes for READ, read-ahead, and early
+// write-out: walks of the map in an epoch, without a lock (block_status.h).
 #include <algorithm>
 
 #include "core/check.h"
@@ -297,23 +297,35 @@ std::vector<RelationshipInfo> StoreImpl::ListRelationships() {
   return list;
 }
 
-void StoreImpl::Prefetch(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len) {
+// visit(place, bytes) of each piece of the range that has one, its own or its base's.
+template <typename Visit>
+void StoreImpl::VisitPlaces(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len,
+                            Visit visit) {
   FL_CHECK(len <= volume.size_bytes && offset <= volume.size_bytes - len);
-  if (options_.direct) return;  // there is no cache to fill
-  const uint64_t end = offset + std::min<uint64_t>(len, kMaxPrefetchBytes);
+  if (options_.direct) return;  // there is no cache
+  const uint64_t end = offset + len;
   Enter(slot, volume, false);
   while (offset < end) {
     const auto within = static_cast<uint32_t>(offset % kTrackBytes);
     const uint64_t piece = std::min<uint64_t>(end - offset, kTrackBytes - within);
     const Entry entry = map_->FindEntry(volume, offset / kTrackBytes);
-    for (const uint64_t track : {entry.own, entry.base}) {
-      if (track == kNoTrack) continue;
-      const Place place = PlaceOf(track, within);
-      place.file->WillNeed(place.offset, piece);
-    }
+    for (const uint64_t track : {entry.own, entry.base})
+      if (track != kNoTrack) visit(PlaceOf(track, within), piece);
     offset += piece;
   }
   Leave(slot);
+}
+
+void StoreImpl::Prefetch(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len) {
+  VisitPlaces(
+      slot, volume, offset, std::min<uint64_t>(len, kMaxPrefetchBytes),
+      [](const Place& place, uint64_t bytes) { place.file->WillNeed(place.offset, bytes); });
+}
+
+void StoreImpl::StartWriteOut(OpSlot& slot, VolumeState& volume, uint64_t offset, uint64_t len) {
+  VisitPlaces(slot, volume, offset, len, [](const Place& place, uint64_t bytes) {
+    place.file->StartWriteOut(place.offset, bytes);
+  });
 }
 
 }  // namespace flashlun

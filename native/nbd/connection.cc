@@ -91,6 +91,10 @@ bool Connection::End(CloseReason reason, std::string detail) {
 bool Connection::ReceiveMore() {
   for (;;) {
     if (!channel_.Flush()) return End(CloseReason::kIo, channel_.error());
+    while (early_.any()) {  // the client has its replies
+      const EarlyWriteOut::Range range = early_.Take();
+      volume_.StartWriteOut(slot_, range.offset, range.length);
+    }
     if (in_flight_.has_completed()) {
       AnswerCompleted();
       continue;

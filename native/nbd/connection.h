@@ -24,6 +24,7 @@
 #include "core/block_status.h"
 #include "core/store.h"
 #include "nbd/channel.h"
+#include "nbd/early_write_out.h"
 #include "nbd/fence.h"
 #include "nbd/hold.h"
 #include "nbd/in_flight.h"
@@ -194,6 +195,7 @@ class Connection {
   Pending* sending_ = nullptr;  // whose reply leaves in pieces, since sending_since_
   std::chrono::steady_clock::time_point sending_since_;
   int deep_credit_ = 0;           // requests that are taken for one of many, see Alone
+  EarlyWriteOut early_;           // only of what goes through the page cache
   uint64_t unchecked_bytes_ = 0;  // of ranges, since the client was last looked at
   CloseReport report_;
   ConnectionOptions settings_;  // what it was made with, but for what has moved on

@@ -41,6 +41,7 @@ bool Connection::WriteAsItComes(const Request& request) {
     rest.offset += piece;
     rest.length -= piece;
   }
+  if (!store_.direct()) early_.Wrote(request.offset, request.length);
   AnswerDurably(request, status);
   return true;
 }
@@ -155,6 +156,7 @@ void Connection::AnswerDurably(const Request& request, const Status& status) {
 }
 
 void Connection::StartFlush(const Request& request) {
+  early_.Flushed();
   if (Alone(0)) {
     channel_.Flush();  // what was answered before does not wait for the disk
     // Parking waits for it: a signal must not reach what brings the data to the disk.

@@ -209,8 +209,9 @@ TEST_CASE("a flush that waits holds up nothing else") {
   Fixture fixture;
   const auto client = fixture.Connect();
   fixture.gates.HoldFlushes(true);
-  client->Send(Wire(kFua, kWrite, 1, 0, 4096) + std::vector<uint8_t>(4096, 0xaa));
-  client->Send(Wire(0, kFlush, 2, 0, 0) + Wire(kFua, kTrim, 3, 65536, 65536) +
+  // In one piece: the thread of a client with one request at a time waits for the disk itself.
+  client->Send(Wire(kFua, kWrite, 1, 0, 4096) + std::vector<uint8_t>(4096, 0xaa) +
+               Wire(0, kFlush, 2, 0, 0) + Wire(kFua, kTrim, 3, 65536, 65536) +
                Wire(kFua, kWriteZeroes, 4, 131072, 65536));
   CHECK(ReadBytes(*client, kSimple, 0, 4096) == std::vector<uint8_t>(4096, 0xaa));
   fixture.gates.HoldFlushes(false);
@@ -230,6 +231,41 @@ TEST_CASE("FUA of a write in place covers the mapping it relies on (T29)") {
   CHECK(client->ReceiveSimple().error == 0);
   CHECK(fixture.store->Info().last_lsn == mapped);
   CHECK(fixture.store->Info().durable_lsn == mapped);
+}
+
+TEST_CASE("what a client flushes again and again goes to the disk early, of others nothing") {
+  Fixture fixture;
+  const auto client = fixture.Connect();
+  const auto write = [&](uint64_t offset, uint32_t length) {
+    client->Send(Wire(0, kWrite, 1, offset, length) + std::vector<uint8_t>(length, 0xaa));
+    REQUIRE(client->ReceiveSimple().error == 0);
+  };
+  const auto flush = [&] {
+    client->Send(Wire(0, kFlush, 2, 0, 0));
+    REQUIRE(client->ReceiveSimple().error == 0);
+  };
+  for (uint64_t i = 0; i < 64; i++) write(i * 4096, 4096);
+  for (int i = 0; i < 3; i++) {
+    for (uint64_t j = 0; j < 5; j++) write(j * 4096, 4096);
+    flush();
+  }
+  CHECK(fixture.gates.early_ranges == 0);
+  for (int i = 0; i < 3; i++) {
+    write(8192, 512);
+    flush();
+  }
+  CHECK(fixture.gates.early_ranges == 0);
+  write(65536 - 1024, 2048);  // two tracks
+  flush();
+  CHECK(fixture.gates.early_ranges == 2);
+  CHECK(fixture.gates.early_bytes == 2048);
+  // Long writes, and many, end it.
+  write(0, 128 * 1024);
+  write(0, 4096);
+  flush();
+  write(0, 4096);
+  flush();
+  CHECK(fixture.gates.early_ranges == 2);
 }
 
 TEST_CASE("more flushes than the table holds are all answered") {
@@ -330,8 +366,10 @@ TEST_CASE("stop ends an idle connection and one with a flush in flight, which is
   const auto busy = fixture.Connect();
   CHECK(ReadBytes(*idle, kSimple, 0, 1).size() == 1);
   fixture.gates.HoldFlushes(true);
-  busy->Send(Wire(kFua, kWrite, 1, 0, 4096) + std::vector<uint8_t>(4096, 2));
-  CHECK(ReadBytes(*busy, kSimple, 0, 1).size() == 1);  // so the write was received
+  busy->Send(Wire(kFua, kWrite, 1, 0, 4096) + std::vector<uint8_t>(4096, 2) +
+             Wire(0, kRead, 2, 0, 1));
+  CHECK(busy->ReceiveSimple().cookie == 2);  // so the write was received
+  busy->Receive(1);
   fixture.server->Stop(idle_id);
   CHECK(idle->AtEnd());
   CHECK(fixture.Ended().reason == CloseReason::kStopped);

@@ -42,6 +42,9 @@ inline constexpr uint32_t kMiB = 1u << 20;
 
 struct Gates {
   std::atomic<bool> cold{false};  // reads are never in the page cache
+  // Ranges handed to the disk early, and their bytes; the steady write-out takes whole files.
+  std::atomic<uint64_t> early_ranges{0};
+  std::atomic<uint64_t> early_bytes{0};
   std::mutex mutex;
   std::condition_variable changed;
   bool hold_flushes = false;
@@ -68,6 +71,11 @@ class GatedFile final : public ForwardingFile {
   Status Fdatasync() override {
     gates_.PassFlush();
     return ForwardingFile::Fdatasync();
+  }
+  void StartWriteOut(uint64_t offset, uint64_t len) override {
+    gates_.early_ranges += len != 0 ? 1 : 0;
+    gates_.early_bytes += len;
+    ForwardingFile::StartWriteOut(offset, len);
   }
 
  private:

@@ -183,8 +183,8 @@ TEST_CASE("requests in flight are answered while another one waits for its turn"
   Fixture fixture;
   const auto client = fixture.Connect();
   fixture.gates.HoldFlushes(true);
-  client->Send(Wire(kFua, kWrite, 9, 0, 4096) + std::vector<uint8_t>(4096, 2));
-  SendReads(*client, 1, 512);
+  client->Send(Wire(kFua, kWrite, 9, 0, 4096) + std::vector<uint8_t>(4096, 2) +
+               Wire(0, kRead, 0, 0, 512));
   ReceiveReads(*client, 1, 512);  // so the write was taken before there was a limit
   ThrottleOf(fixture).Set({.bytes_per_second = 1, .burst = milliseconds(1)});
   SendReads(*client, 2, kMiB);

@@ -71,7 +71,7 @@ constexpr Rule kRules[] = {
     {kSealIgnored, Watch::kSimulation, "sealed track written in place"},
     {kSealWithoutLock, Watch::kSimulation, "track sealed while it is written"},
     {kStaleSeal, Watch::kSimulation, "seal of what a track held before its replayed write"},
-    {kSuperblockAtOnce, Watch::kSimulation, "superblock copies not two by two (T26)"},
+    {kSuperblockAtOnce, Watch::kPoolRun, "superblock copies not two by two (T26)"},
     {kTrimRace, Watch::kSimulation, "track given out while it is discarded (T17)"},
     {kTrimUnderWaiter, Watch::kPoolRun, "space trimmed that somebody waits for"},
     {kGrowthUnchecked, Watch::kPools, "tracks given out that have no space (T18)"},

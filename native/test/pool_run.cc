@@ -30,6 +30,7 @@ std::string PoolRun::Run() {
   std::string problem = On(40, [this] { CopyAndLeave(); });
   if (problem.empty()) problem = On(40, [this] { ClaimsBesideFreeRegions(); });
   if (problem.empty()) problem = On(20, [this] { ThinCopyOfThick(); });
+  if (problem.empty()) problem = On(40, [this] { TornSuperblocks(); });
   return problem;
 }
 
@@ -145,6 +146,26 @@ void PoolRun::ThinCopyOfThick() {
   thin = Volume();
   store_->ReleaseSlot(slot);
   Write(kSource, kTracks, 2);
+}
+
+void PoolRun::TornSuperblocks() {
+  // All copies that were not durable get lost together about once in twenty times.
+  constexpr int kPowerCuts = 200;
+  Need(store_->CreateVolume(kSource, kTrackBytes, ""), "create");
+  if (!failure_.empty()) return;
+  io_->set_hook([this](const IoCall& call) {
+    if (call.kind != IoKind::kSync || call.path != "pool/meta") return Fault::kNone;
+    FiberScheduler* const here = std::exchange(t_fibers, nullptr);
+    for (int i = 0; i < kPowerCuts && failure_.empty(); ++i) {
+      const PowerCut cut{PowerCut::Keep::kNone, 0, true};
+      const std::unique_ptr<SimIo> after = io_->LosePower(cut, rng_, nullptr);
+      const Result<std::unique_ptr<Store>> opened = Store::Open(*after, options_);
+      if (!opened.ok()) Fail("power loss in a checkpoint: " + opened.status().message());
+    }
+    t_fibers = here;
+    return Fault::kNone;
+  });
+  // The close, which follows, makes the checkpoint.
 }
 
 }  // namespace flashlun

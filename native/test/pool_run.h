@@ -26,6 +26,9 @@ class PoolRun {
   void ClaimsBesideFreeRegions();
   // Thin volumes take all that claims leave them, and a copy if they may.
   void ThinCopyOfThick();
+  // Power is lost at each flush of the metadata while a checkpoint is made, and what was not
+  // durable is torn: some superblock copy is whole.
+  void TornSuperblocks();
   void Write(uint16_t id, uint64_t tracks, uint64_t value);
   bool ReadsWithoutFirstPool(uint16_t id, uint64_t tracks, uint64_t value);
   void Fail(const std::string& what);

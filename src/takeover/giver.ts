@@ -42,6 +42,8 @@ export interface Giver {
   takeBack(): Promise<void>;
   /** Lets go of the sockets and closes the pool. There is no way back. */
   release(): Promise<void>;
+  /** What may still take a while afterwards, when the new server serves already. */
+  leave(): Promise<void>;
 }
 
 export class TakeoverService {
@@ -192,6 +194,7 @@ export class TakeoverService {
       this.#log.error({ pid, err: error }, 'the new server is gone; its clients must reconnect');
     }
     this.#server?.close();
+    await this.#giver.leave();
     this.#given(pid);
   }
 }

@@ -1,6 +1,8 @@
 /**
  * `serve --takeover`: a new server goes on with the clients of the running one, which notice
  * nothing; and whatever goes wrong on the way, there is one server afterwards and no write is lost.
+ * Clients with something of their own (TLS, extended headers, rules) are in
+ * takeover-clients.test.ts.
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -17,6 +19,7 @@ import { Random } from '../helpers/random.js';
 import { RawSocket } from '../helpers/raw-socket.js';
 import { requires } from '../helpers/requires.js';
 import { refusedStart, type Server, startServer } from '../helpers/server.js';
+import { connections, next } from '../helpers/takeover.js';
 import { VerifiedHost } from '../helpers/verified-host.js';
 import { until } from '../helpers/wait.js';
 
@@ -24,25 +27,6 @@ const MIB = 2 ** 20;
 const WAIT = { deadlineMs: 30_000 };
 /** Far above what it takes (it is printed): other tests share the machine. */
 const MOST_STALL_MS = 5_000;
-
-interface Connection {
-  readonly id: number;
-  readonly volume: string;
-  readonly transport: string;
-  readonly requests: { readonly read: number; readonly write: number };
-}
-
-async function connections(server: Server): Promise<Connection[]> {
-  return (await server.api.call<{ connections: Connection[] }>('GET', '/v1/connections'))
-    .connections;
-}
-
-/** Starts the next server with --takeover and waits for the end of the one before. */
-async function next(scope: Scope, old: Server): Promise<Server> {
-  const server = await startServer(scope, { data: old.data, args: ['--takeover'] });
-  expect(await old.endedByItself()).toBe(0);
-  return server;
-}
 
 /** A new server that is only this test: it says what the test wants. */
 async function greet(server: Server, protocol = TAKEOVER_PROTOCOL): Promise<MessageChannel> {

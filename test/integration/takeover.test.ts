@@ -35,6 +35,20 @@ async function greet(server: Server, protocol = TAKEOVER_PROTOCOL): Promise<Mess
   return channel;
 }
 
+/** Whether a greeting is answered, now that nobody else greets. */
+async function greeted(server: Server): Promise<boolean> {
+  const channel = new MessageChannel(connectUnixDescriptor(takeoverPath(server.data)));
+  try {
+    await channel.send('hello', { protocol: TAKEOVER_PROTOCOL + 1, version: 'test', pid: 1 });
+    await channel.receive(['refused']);
+    return true;
+  } catch {
+    return false;
+  } finally {
+    channel.close();
+  }
+}
+
 /** The same, when an earlier one may not be over yet. */
 async function offered(server: Server): Promise<MessageChannel> {
   return until(
@@ -204,6 +218,23 @@ test('what is not a new server is turned away', () =>
     expect(answer.body.reason).toContain('version');
     wrong.close();
     await stillServes(server, client);
+  }));
+
+test('whoever connects and says nothing holds up nobody', () =>
+  scoped(async (scope) => {
+    const server = await startServer(scope, { args: ['--no-demo'] });
+    const client = await attached(scope, server);
+    const path = takeoverPath(server.data);
+    for (let count = 0; count < 12; count += 1) {
+      const silent = await RawSocket.open({ path });
+      scope.defer('close a silent one', () => silent.close());
+    }
+    // Each may take 5 s, on a thread that commands need too.
+    const begun = performance.now();
+    await stillServes(server, client);
+    expect(performance.now() - begun).toBeLessThan(4_000);
+    await until('their end', () => greeted(server), WAIT);
+    await next(scope, server);
   }));
 
 test('a new server that dies before it has everything leaves all to the old one', () =>

@@ -36,7 +36,7 @@ if (found !== VERSION) {
   process.exit(SKIPPED);
 }
 const mode = process.argv.includes('--write') ? ['-i'] : ['--dry-run', '--Werror'];
-const files = [...sources('native'), ...sources('bench')];
+const files = ['native', 'bench', 'test'].flatMap(sources);
 process.exit(
   spawnSync('clang-format', [...mode, ...files], { cwd: root, stdio: 'inherit' }).status ?? 1,
 );

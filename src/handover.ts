@@ -116,17 +116,21 @@ export class ServerHandover implements Giver {
   }
 
   async release(): Promise<void> {
-    const { engine, log, nbd, stopServices } = this.#options;
+    const { engine, log, stopServices } = this.#options;
     for (const fd of [this.#http, this.#listening?.tcp, this.#listening?.unix]) {
       if (fd !== undefined) closeDescriptor(fd);
     }
     stopServices();
     try {
-      // Clients with TLS have been ended; a bridge may still carry their last replies.
-      await Promise.all([engine.release(), nbd.bridgesIdle()]);
+      await engine.release();
     } finally {
       const milliseconds = Math.round(performance.now() - this.#parkedAtMs);
       log.info({ milliseconds }, 'pool released, since the connections were parked');
     }
+  }
+
+  /** Clients with TLS have been ended; a bridge may still carry their last replies. */
+  leave(): Promise<void> {
+    return this.#options.nbd.bridgesIdle();
   }
 }

@@ -298,7 +298,9 @@ export class FlashlunServer {
       },
     });
     access.onChanged(() => nbd.enforceAccess());
-    nbd.enforceAccess(); // what was taken over is held to the rules as they are here
+    // What was taken over is held to the rules as they are here.
+    nbd.enforceTls();
+    nbd.enforceAccess();
     this.#nbd = nbd;
     this.#steps.push(['nbd', () => nbd.close()]);
     const { tcp, unix } = nbd.addresses();

@@ -98,6 +98,7 @@ class Server {
   void End(uint64_t id, const CloseReport& report);
   bool KeepParked(uint64_t id, Connection& connection);
   void Resume(uint64_t id, ConnectionOptions options);
+  bool AllStopped();
   bool AllParked();
   // fence.cc
   struct Older;

@@ -22,22 +22,38 @@ Status StillBusy(size_t count) {
 
 }  // namespace
 
+// First those end that nobody can go on with: a client that does not take its last replies takes
+// kStopGrace, and the others are served meanwhile.
 Status Server::ParkAll(std::chrono::milliseconds limit) {
-  const Clock::time_point deadline = Clock::now() + limit;
   std::unique_lock<std::mutex> lock(mutex_);
   if (parking_) return Status(Code::kBusy, "the connections are parked already");
   parking_ = true;
-  while (!AllParked()) {
-    if (Clock::now() > deadline) {
-      size_t busy = 0;
-      for (const auto& [id, live] : live_) busy += live.connection ? 1 : 0;
-      lock.unlock();
-      UnparkAll();
-      return StillBusy(busy);
+  bool (Server::*const steps[])() = {&Server::AllStopped, &Server::AllParked};
+  for (const auto step : steps) {
+    const Clock::time_point deadline = Clock::now() + limit;
+    while (!(this->*step)()) {
+      if (Clock::now() > deadline) {
+        size_t busy = 0;
+        for (const auto& [id, live] : live_) busy += live.connection ? 1 : 0;
+        lock.unlock();
+        UnparkAll();
+        return StillBusy(busy);
+      }
+      ended_.wait_for(lock, kAskAgain);
     }
-    ended_.wait_for(lock, kAskAgain);
   }
   return Status::Ok();
+}
+
+// The mutex is held. Ends those that cannot be parked.
+bool Server::AllStopped() {
+  bool all = true;
+  for (const auto& [id, live] : live_) {
+    if (live.movable || !live.connection) continue;
+    all = false;
+    live.connection->Stop();
+  }
+  return all;
 }
 
 // The mutex is held. Asks those that are not.
@@ -46,11 +62,7 @@ bool Server::AllParked() {
   for (const auto& [id, live] : live_) {
     if (!live.connection) continue;
     all = false;
-    if (live.movable) {
-      live.connection->Park();
-    } else {
-      live.connection->Stop();
-    }
+    live.connection->Park();
   }
   return all;
 }

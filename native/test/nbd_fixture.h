@@ -331,13 +331,15 @@ struct Options {
   bool tcp = false;  // instead of a unix socket
   std::vector<SelectedContext> contexts = {};
   uint32_t min_block = 1;
+  bool movable = true;
 };
 
 class Fixture {
  public:
-  Fixture() : dir_(MakeDirectory()), io_(gates) {
+  explicit Fixture(bool direct = false) : dir_(MakeDirectory()), io_(gates) {
     StoreOptions options;
     options.dir = dir_;
+    options.direct = direct;
     Result<std::unique_ptr<Store>> opened = Store::Open(io_, options);
     REQUIRE_MESSAGE(opened.ok(), opened.status().message());
     store = std::move(opened.value());
@@ -370,6 +372,7 @@ class Fixture {
     connection.contexts = std::move(options.contexts);
     connection.min_block = options.min_block;
     connection.read_only = options.read_only;
+    connection.movable = options.movable;
     connection.leftover = std::move(options.leftover);
     std::unique_ptr<ClientStream> stream;
     if (TheSecureHook()) std::tie(connection.secure, stream) = TheSecureHook()(fds[1], fds[0]);

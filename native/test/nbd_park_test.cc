@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <netinet/tcp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -257,6 +258,103 @@ TEST_CASE("held requests are handed on too") {
   CHECK(client->ReceiveSimple().cookie == 1);
   CHECK(client->ReceiveSimple().cookie == 2);
   CHECK(ReadBack(*client, 5, 70000) == data);
+}
+
+// Nothing more is received then, and the thread waits for the thaw.
+TEST_CASE("a table full of held requests is handed on, and what waits behind it") {
+  Fixture fixture;
+  auto client = fixture.Connect();
+  const std::vector<uint8_t> data = RandomBytes(4096, 8);
+  client->Send(WriteWire(0, 0, data));
+  CHECK(client->ReceiveSimple().error == 0);
+  REQUIRE(fixture.store->Freeze(kIds, kLong).ok());
+  std::vector<uint8_t> wire;
+  for (uint64_t i = 1; i <= kMaxInFlight; ++i)
+    wire = wire + (i % 2 == 0 ? Wire(0, kTrim, i, i << 16, 65536) : WriteWire(i, i << 16, data));
+  constexpr uint64_t kBehind = kMaxInFlight + 1;
+  client->Send(wire + WriteWire(kBehind, 0, RandomBytes(4096, 9)) +
+               Wire(0, kRead, kBehind + 1, 0, 4096));
+  const auto full = [&] { return fixture.server->List()[0].held == kMaxInFlight; };
+  for (int round = 0; round < 3; ++round) {
+    Await("a full table", full);
+    HandOver(fixture);
+  }
+  Await("a full table", full);
+  REQUIRE(fixture.server->ParkAll().ok());
+  fixture.server->UnparkAll();
+  (void)fixture.store->Thaw(kIds);
+  // The read behind them may overtake; each is answered once.
+  std::vector<int> answers(kBehind + 2);
+  for (uint64_t i = 1; i <= kBehind + 1; ++i) {
+    const Client::Simple reply = client->ReceiveSimple();
+    CHECK(reply.error == 0);
+    REQUIRE(reply.cookie < answers.size());
+    ++answers[reply.cookie];
+    if (reply.cookie == kBehind + 1) CHECK(client->Receive(4096) == RandomBytes(4096, 9));
+  }
+  for (uint64_t i = 1; i <= kBehind + 1; ++i) CHECK(answers[i] == 1);
+  for (uint64_t i = 1; i <= kMaxInFlight; ++i)
+    CHECK(ReadBack(*client, i << 16, 4096) == (i % 2 == 0 ? std::vector<uint8_t>(4096) : data));
+  CHECK(fixture.store->GetVolume(kVolumeId).value().write_ops == 2 + kMaxInFlight / 2);
+}
+
+// With --cache none such a write is in its own buffer when it begins to wait.
+TEST_CASE("a write that there is no room to hold is handed on while it waits for the thaw") {
+  for (const bool direct : {false, true}) {
+    CAPTURE(direct);
+    Fixture fixture(direct);
+    auto client = fixture.Connect();
+    const std::vector<uint8_t> longest = RandomBytes(kMaxHeldBytes, 3);
+    const std::vector<uint8_t> more = RandomBytes(65536, 4);
+    REQUIRE(fixture.store->Freeze(kIds, kLong).ok());
+    const std::vector<uint8_t> wire = WriteWire(1, 0, longest) + WriteWire(2, 64 << 20, more);
+    client->Send(wire + Wire(0, kRead, 3, 128 << 20, 512));
+    const auto waiting = [&] {
+      const ConnectionInfo info = fixture.server->List()[0];
+      return info.held == 1 && info.bytes_in >= wire.size();
+    };
+    for (int round = 0; round < 3; ++round) {
+      Await("the wait", waiting);
+      HandOver(fixture);
+    }
+    Await("the wait", [&] { return fixture.server->List()[0].held == 1; });
+    (void)fixture.store->Thaw(kIds);
+    uint64_t cookies = 0;
+    for (int i = 0; i < 3; ++i) {
+      const Client::Simple reply = client->ReceiveSimple();
+      CHECK(reply.error == 0);
+      cookies += uint64_t{1} << (8 * reply.cookie);
+      if (reply.cookie == 3) CHECK(client->Receive(512) == std::vector<uint8_t>(512));
+    }
+    CHECK(cookies == 0x01010100);
+    CHECK(ReadBack(*client, 0, kMaxHeldBytes) == longest);
+    CHECK(ReadBack(*client, 64 << 20, 65536) == more);
+    CHECK(fixture.store->GetVolume(kVolumeId).value().write_ops == 2);
+  }
+}
+
+// Such as one with TLS, whose client does not take its last replies: stopping it takes kStopGrace.
+TEST_CASE("a connection that cannot be handed on holds up nobody else while it ends") {
+  Fixture fixture;
+  auto stuck = fixture.Connect({.movable = false});
+  auto other = fixture.Connect();
+  for (uint64_t i = 0; i < 8; ++i) stuck->Send(Wire(0, kRead, i, i << 20, 4 << 20));
+  Await("replies", [&] { return fixture.server->List()[0].bytes_out > 0; });
+  std::atomic<bool> parked{false};
+  std::thread parking([&] {
+    CHECK(fixture.server->ParkAll().ok());
+    CHECK(fixture.server->Parked().size() == 1);
+    fixture.server->UnparkAll();
+    parked = true;
+  });
+  std::chrono::nanoseconds longest{0};
+  while (!parked) {
+    const auto begin = std::chrono::steady_clock::now();
+    CHECK(ReadBack(*other, 0, 512).size() == 512);
+    longest = std::max<std::chrono::nanoseconds>(longest, std::chrono::steady_clock::now() - begin);
+  }
+  parking.join();
+  CHECK(longest < kStopGrace / 2);
 }
 
 TEST_CASE("a request that does not end keeps all connections here") {

@@ -78,6 +78,8 @@ export const LIMITS = {
 
   /** For one message between two servers of one machine; a loaded one needs a while. */
   takeoverMessageMs: 5_000,
+  /** Who has connected and not greeted yet; each of them keeps a thread of libuv's four waiting. */
+  takeoverGreetings: 2,
   /** How long the running server waits for a new one that has greeted to be ready. */
   takeoverReadyMs: 30_000,
   /** How long the new server waits for the first socket: requests in flight end before. */

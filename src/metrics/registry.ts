@@ -77,7 +77,11 @@ const VOLUME_COUNTERS: readonly (readonly [string, string, Numbers<VolumeState>]
   ['flush_ops_total', 'Flush requests of hosts', 'flushOps'],
   ['trim_ops_total', 'Trim requests of hosts', 'trimOps'],
   ['write_zeroes_ops_total', 'Write-zeroes requests of hosts', 'zeroOps'],
-  ['errors_total', 'Requests of hosts answered with an error', 'errorOps'],
+  [
+    'errors_total',
+    'Requests of hosts that failed, without those that were wrong themselves',
+    'errorOps',
+  ],
   [
     'redirected_tracks_total',
     'First writes to a track shared by FlashCopy, sent to a fresh track',

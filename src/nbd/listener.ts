@@ -31,6 +31,7 @@ import {
 import { ConnectionRegistry, type NbdConnection, type NbdPeer } from './connections.js';
 import { checkDescriptorsShown, descriptorOf, unixPeerOf } from './hand-over.js';
 import { formatAddress, listenOn, listenTcp, listenUnix, type TcpAddress } from './listen.js';
+import { exportRefusal } from './starttls.js';
 import { type NegotiationFailure, type NegotiationSuccess, negotiate } from './negotiation.js';
 import { namesOf, type TlsPeer } from './tls-identity.js';
 import type { TlsServer } from './tls-server.js';
@@ -98,6 +99,8 @@ export interface NbdServer {
   bridgesIdle(): Promise<void>;
   /** Ends connections that access rules do not allow any more; how many those are. */
   enforceAccess(): number;
+  /** Ends plain connections of another server that need TLS here; how many those are. */
+  enforceTls(): number;
   /**
    * Stops listening, drops negotiations, disconnects clients, and resolves when the engine has let
    * go of all of them. Calling it again returns the same promise.
@@ -135,6 +138,8 @@ class NbdListeners implements NbdServer {
   #tcp: Server | undefined;
   #unix: Server | undefined;
   #closing: Promise<void> | undefined;
+  /** Whoever waits for the end of all negotiations. */
+  readonly #onNegotiated: (() => void)[] = [];
   /** When clients were last said to be turned away, so that not each of them is told of. */
   readonly #warnedAt = new Map<string, number>();
 
@@ -172,13 +177,15 @@ class NbdListeners implements NbdServer {
   async pause(graceMs: number): Promise<ListeningDescriptors> {
     const { tcp, unix } = this.#negotiating;
     const paused = { tcp: duplicateOf(this.#tcp), unix: duplicateOf(this.#unix) };
-    const closed = Promise.all([closeServer(this.#tcp), closeServer(this.#unix)]);
+    // Their promises would wait for sockets behind TLS bridges too, which end only later.
+    void closeServer(this.#tcp);
+    void closeServer(this.#unix);
     this.#tcp = undefined;
     this.#unix = undefined;
     const drop = setTimeout(() => {
       for (const socket of [...tcp.keys(), ...unix.keys()]) socket.destroy();
     }, graceMs);
-    await closed;
+    if (this.negotiating > 0) await new Promise<void>((done) => this.#onNegotiated.push(done));
     clearTimeout(drop);
     return paused;
   }
@@ -216,17 +223,32 @@ class NbdListeners implements NbdServer {
   }
 
   enforceAccess(): number {
-    const { access, engine } = this.#options;
-    let ended = 0;
-    for (const { id, volumeId, peer, identity, settings } of this.#registry.list()) {
+    const { access } = this.#options;
+    return this.#endThose(({ volumeId, identity, settings }) => {
       const grant = access?.grant(volumeId, identity) ?? 'read-write';
-      if (mayGoOn(grant, settings.readOnly)) continue;
-      const facts = { audit: true, connection: id, peer, volume: formatVolumeId(volumeId), grant };
-      this.#log.info(facts, 'disconnected: the access rules do not allow it any more');
-      engine.disconnect(id);
-      ended += 1;
+      return !mayGoOn(grant, settings.readOnly);
+    }, 'the access rules do not allow it any more');
+  }
+
+  enforceTls(): number {
+    const negotiated = this.#options.tls?.negotiated;
+    if (negotiated === undefined) return 0;
+    return this.#endThose(({ exportName, tls }) => {
+      if (tls !== undefined) return false;
+      const target = this.#options.catalog.resolve(exportName);
+      const refusal = target && exportRefusal(negotiated, target);
+      return negotiated.mode === 'require' || refusal !== undefined;
+    }, 'it has no TLS, which it needs here');
+  }
+
+  #endThose(which: (connection: NbdConnection) => boolean, why: string): number {
+    const ended = this.#registry.list().filter(which);
+    for (const { id, peer, volumeId } of ended) {
+      const facts = { audit: true, connection: id, peer, volume: formatVolumeId(volumeId) };
+      this.#log.info(facts, `disconnected: ${why}`);
+      this.#options.engine.disconnect(id);
     }
-    return ended;
+    return ended.length;
   }
 
   async bridgesIdle(): Promise<void> {
@@ -283,6 +305,7 @@ class NbdListeners implements NbdServer {
     };
     negotiate({ socket, catalog, deadlineMs, tls, onSecured }, (end) => {
       this.#negotiating[transport].delete(socket);
+      if (this.negotiating === 0) for (const done of this.#onNegotiated.splice(0)) done();
       if (end.kind === 'ready' && this.#adopt(arrival, end)) return;
       this.#counts.leave(place);
       if (end.kind !== 'ready') this.#logFailure(about.peer, end);

@@ -19,7 +19,12 @@ import {
 import type { HandedConnection } from '../nbd/connections.js';
 import { handOver } from '../nbd/hand-over.js';
 import { listenOn } from '../nbd/listen.js';
-import { type HandedListener, MessageChannel, TAKEOVER_PROTOCOL } from './messages.js';
+import {
+  type HandedListener,
+  MessageChannel,
+  type Received,
+  TAKEOVER_PROTOCOL,
+} from './messages.js';
 
 /** Everything that goes over. The descriptors stay the giver's until `release`. */
 export interface Estate {
@@ -42,6 +47,8 @@ export interface Giver {
   takeBack(): Promise<void>;
   /** Lets go of the sockets and closes the pool. There is no way back. */
   release(): Promise<void>;
+  /** What may still take a while afterwards, when the new server serves already. */
+  leave(): Promise<void>;
 }
 
 export class TakeoverService {
@@ -50,6 +57,7 @@ export class TakeoverService {
   readonly #path: string;
   #server: Server | undefined;
   #busy: Promise<void> | undefined;
+  #greeting = 0;
   #given: (pid: number) => void = () => undefined;
   /** Resolves with the new server's process when it has everything. */
   readonly given: Promise<number>;
@@ -89,6 +97,10 @@ export class TakeoverService {
 
   #onConnection(socket: Socket): void {
     socket.on('error', () => undefined);
+    if (this.#greeting >= LIMITS.takeoverGreetings) {
+      socket.destroy();
+      return;
+    }
     try {
       let peer: PeerCredentials = { pid: 0, uid: -1 };
       const fd = handOver(socket, new Uint8Array(0), (descriptor) => {
@@ -104,7 +116,7 @@ export class TakeoverService {
 
   async #serve(channel: MessageChannel, peer: PeerCredentials): Promise<void> {
     try {
-      const { body } = await channel.receive(['hello']);
+      const { body } = await this.#greeted(channel);
       const reason = this.#reasonAgainst(body.protocol, peer);
       if (reason !== undefined) {
         this.#log.warn({ pid: peer.pid, reason }, 'takeover refused');
@@ -118,6 +130,15 @@ export class TakeoverService {
     this.#busy = this.#handOver(channel, peer.pid);
     await this.#busy;
     this.#busy = undefined;
+  }
+
+  async #greeted(channel: MessageChannel): Promise<Received<'hello'>> {
+    this.#greeting += 1;
+    try {
+      return await channel.receive(['hello']);
+    } finally {
+      this.#greeting -= 1;
+    }
   }
 
   #reasonAgainst(protocol: number, peer: PeerCredentials): string | undefined {
@@ -192,6 +213,7 @@ export class TakeoverService {
       this.#log.error({ pid, err: error }, 'the new server is gone; its clients must reconnect');
     }
     this.#server?.close();
+    await this.#giver.leave();
     this.#given(pid);
   }
 }

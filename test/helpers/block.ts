@@ -25,7 +25,7 @@ export async function attachDisk(
   dir: string,
   nbdArguments: readonly string[],
 ): Promise<AttachedDisk> {
-  const unmountFile = await mountWithNbdfuse(scope, dir, nbdArguments);
+  const unmountFile = await mountFile(scope, dir, nbdArguments);
   const device = (await ok('losetup', ['--find', '--show', join(dir, 'nbd')])).trim();
   const detachLoop = once(() => releaseLoop(device));
   scope.defer(`detach ${device}`, detachLoop);
@@ -38,7 +38,8 @@ export async function attachDisk(
   };
 }
 
-async function mountWithNbdfuse(
+/** Makes an export the file DIR/nbd, by nbdfuse. What it answers ends that, once. */
+export async function mountFile(
   scope: Scope,
   dir: string,
   nbdArguments: readonly string[],

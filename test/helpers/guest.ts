@@ -1,11 +1,11 @@
 /**
  * A real Linux guest in QEMU, without hardware virtualisation: Debian's cloud kernel (unpacked by
- * scripts/test-tools) and an initramfs made here of busybox, the modules for a virtio SCSI disk,
- * and a script. Boots in about 2 seconds.
+ * scripts/test-tools) and an initramfs made here of busybox, modules for a virtio SCSI disk or for
+ * a network and nbd, and a script. Boots in about 2 seconds.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { TestContext } from 'vitest';
 import type { Scope } from './cleanup.js';
 import { exec, killGroup, ok } from './exec.js';
@@ -16,18 +16,45 @@ import { until } from './wait.js';
 const KERNEL_DIR = join(ROOT, 'build/lab/kernel');
 const GUEST_DEADLINE_MS = 90_000;
 
-/** In the order in which they must be loaded. */
-const MODULES = [
-  'virtio/virtio_ring.ko',
-  'virtio/virtio.ko',
-  'virtio/virtio_pci_modern_dev.ko',
-  'virtio/virtio_pci_legacy_dev.ko',
-  'virtio/virtio_pci.ko',
-  'scsi/scsi_common.ko',
-  'scsi/scsi_mod.ko',
-  'scsi/virtio_scsi.ko',
-  'scsi/sd_mod.ko',
+/** What a guest drives. */
+interface Hardware {
+  /** Of the kernel, in the order in which they must be loaded. */
+  readonly modules: readonly string[];
+  /** The kernel looks for devices in the background: what is there when it has found them. */
+  readonly appears: string;
+}
+
+const VIRTIO_MODULES = [
+  'drivers/virtio/virtio_ring.ko',
+  'drivers/virtio/virtio.ko',
+  'drivers/virtio/virtio_pci_modern_dev.ko',
+  'drivers/virtio/virtio_pci_legacy_dev.ko',
+  'drivers/virtio/virtio_pci.ko',
 ];
+
+/** A LUN that QEMU attached. */
+const SCSI_DISK: Hardware = {
+  modules: [
+    ...VIRTIO_MODULES,
+    'drivers/scsi/scsi_common.ko',
+    'drivers/scsi/scsi_mod.ko',
+    'drivers/scsi/virtio_scsi.ko',
+    'drivers/scsi/sd_mod.ko',
+  ],
+  appears: '/dev/sda',
+};
+
+/** A network card, and /dev/nbd0 to attach LUNs over it. */
+export const NETWORK: Hardware = {
+  modules: [
+    ...VIRTIO_MODULES,
+    'net/core/failover.ko',
+    'drivers/net/net_failover.ko',
+    'drivers/net/virtio_net.ko',
+    'drivers/block/nbd.ko',
+  ],
+  appears: '/sys/class/net/eth0',
+};
 
 /** Skips the test when no guest can be started here, with the reason. */
 export function requiresGuest(context: TestContext): void {
@@ -41,12 +68,13 @@ export function requiresGuest(context: TestContext): void {
 
 /**
  * Makes an initramfs that loads the modules, runs `script` with /bin/sh, and powers the machine
- * off.
+ * off. `files` are further ones: their paths here, which are also their names below /host there.
  */
 export async function makeInitramfs(
   dir: string,
   script: string,
   programs: readonly string[],
+  { hardware = SCSI_DISK, files = [] as readonly string[] } = {},
 ): Promise<string> {
   const tree = join(dir, 'initramfs');
   for (const name of ['bin', 'dev', 'proc', 'sys', 'mnt', 'modules', 'host']) {
@@ -54,15 +82,23 @@ export async function makeInitramfs(
   }
   await copyBusybox(tree);
   for (const program of programs) await copyProgram(tree, program);
-  const loads = copyModules(tree);
-  writeFileSync(join(tree, 'init'), initScript(loads, script), { mode: 0o755 });
+  for (const file of files) copyFileSync(file, join(tree, 'host', basename(file)));
+  const begin = [...copyModules(tree, hardware.modules), ...waitFor(hardware.appears)];
+  writeFileSync(join(tree, 'init'), initScript(begin, script), { mode: 0o755 });
   const image = join(dir, 'initramfs.gz');
   const pack = 'find . | cpio --quiet -o -H newc | gzip -1 > "$0"';
   await ok('sh', ['-c', pack, image], { cwd: tree });
   return image;
 }
 
-function initScript(loads: readonly string[], script: string): string {
+function waitFor(path: string): string[] {
+  return [
+    'tries=0',
+    `until [ -e ${path} ] || [ $tries -ge 200 ]; do usleep 50000; tries=$((tries + 1)); done`,
+  ];
+}
+
+function initScript(begin: readonly string[], script: string): string {
   return [
     '#!/bin/sh',
     'export PATH=/bin',
@@ -70,10 +106,7 @@ function initScript(loads: readonly string[], script: string): string {
     'mount -t devtmpfs dev /dev',
     'mount -t proc proc /proc',
     'mount -t sysfs sys /sys',
-    ...loads,
-    // The kernel looks for disks in the background.
-    'tries=0',
-    'until [ -b /dev/sda ] || [ $tries -ge 200 ]; do usleep 50000; tries=$((tries + 1)); done',
+    ...begin,
     script,
     'sync',
     'poweroff -f',
@@ -105,13 +138,12 @@ async function copyProgram(tree: string, name: string): Promise<void> {
 }
 
 /** Copies the modules and returns the commands that load them. */
-function copyModules(tree: string): string[] {
-  const modules = join(KERNEL_DIR, 'lib/modules');
-  const drivers = join(modules, readdirSync(modules)[0]!, 'kernel/drivers');
-  return MODULES.map((module) => {
-    const name = module.split('/')[1]!;
-    copyFileSync(join(drivers, module), join(tree, 'modules', name));
-    return `insmod /modules/${name}`;
+function copyModules(tree: string, modules: readonly string[]): string[] {
+  const versions = join(KERNEL_DIR, 'lib/modules');
+  const kernel = join(versions, readdirSync(versions)[0]!, 'kernel');
+  return modules.map((module) => {
+    copyFileSync(join(kernel, module), join(tree, 'modules', basename(module)));
+    return `insmod /modules/${basename(module)}`;
   });
 }
 
@@ -165,8 +197,8 @@ export class Guest {
   }
 }
 
-/** Boots a guest with the given disk arguments; killed at the end of the scope. */
-export function bootGuest(scope: Scope, initramfs: string, disks: readonly string[]): Guest {
+/** Boots a guest with the given devices; killed at the end of the scope. */
+export function bootGuest(scope: Scope, initramfs: string, devices: readonly string[]): Guest {
   const boot = join(KERNEL_DIR, 'boot');
   const kernel = readdirSync(boot).find((name) => name.startsWith('vmlinuz'))!;
   const child = spawn(
@@ -176,7 +208,7 @@ export function bootGuest(scope: Scope, initramfs: string, disks: readonly strin
       ...['-display', 'none', '-serial', 'stdio', '-monitor', 'none'],
       ...['-kernel', join(boot, kernel), '-initrd', initramfs],
       ...['-append', 'console=ttyS0 quiet panic=-1'],
-      ...disks,
+      ...devices,
     ],
     { stdio: ['pipe', 'pipe', 'pipe'], detached: true },
   );
@@ -198,3 +230,16 @@ export function essDisk(socket: string, serial: string): string[] {
     `scsi-hd,drive=d0,serial=${serial},vendor=IBM,product=2105800`,
   ];
 }
+
+/** A network card behind which this machine's 127.0.0.1 is 10.0.2.2. */
+export const USER_NETWORK: readonly string[] = [
+  ...['-netdev', 'user,id=n0'],
+  ...['-device', 'virtio-net-pci,netdev=n0'],
+];
+
+/** The shell commands that bring up a guest's USER_NETWORK. */
+export const NETWORK_UP = `
+ip link set lo up
+ip addr add 10.0.2.15/24 dev eth0
+ip link set eth0 up
+`;

@@ -210,6 +210,14 @@ function decodeExtents(type: number, payload: Buffer): Extent[] {
   return extents;
 }
 
+/** The server still takes clients and serves them. @throws Error it does not */
+export async function expectAlive(address: NetConnectOpts, exportName: string): Promise<void> {
+  const peer = await NbdPeer.attach(address, exportName);
+  const { errno } = await peer.ask({ type: 0, length: 512 });
+  peer.close();
+  if (errno !== 0) throw new Error(`a read of ${exportName} was answered with error ${errno}`);
+}
+
 /** The next option reply. */
 export async function nextReply(raw: RawSocket) {
   const head = await raw.receive(20);

@@ -6,6 +6,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
+import type { NetConnectOpts } from 'node:net';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Api } from './api.js';
@@ -83,6 +84,11 @@ export class Server {
     const match = /^(.*):(\d+)$/.exec(this.addresses.nbd.tcp ?? '');
     if (match === null) throw new Error('this server has no TCP listener');
     return { host: match[1]!, port: Number(match[2]) };
+  }
+
+  /** Where to connect to. */
+  address(transport: 'tcp' | 'unix'): NetConnectOpts {
+    return transport === 'tcp' ? this.tcp : { path: this.unixPath };
   }
 
   tcpUri(exportName: string): string {

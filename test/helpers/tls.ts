@@ -111,6 +111,20 @@ export async function clientOptions(folder: string): Promise<ConnectionOptions> 
   return { ca: ca!, cert: cert!, key: key!, servername: 'localhost' };
 }
 
+/** The same for the client `name` of a file made by `makePsk`. */
+export async function pskOptions(file: string, name: string): Promise<ConnectionOptions> {
+  const line = (await readFile(file, 'utf8'))
+    .split('\n')
+    .find((each) => each.startsWith(`${name}:`));
+  const key = Buffer.from(line?.slice(name.length + 1) ?? '', 'hex');
+  return {
+    ciphers: 'PSK',
+    pskCallback: () => ({ identity: name, psk: key }),
+    // There is no certificate that could name the server.
+    checkServerIdentity: () => undefined,
+  };
+}
+
 /**
  * Greeting, flags, STARTTLS and its ACK; the socket is ready for a TLS handshake. `before` is an
  * option whose ACK comes first.

@@ -1,6 +1,7 @@
 /**
- * What real clients make of block status, holes, several connections and 4Kn volumes, and a client
- * that behaves as Windows' wnbd does. Reading and writing by them is in real-clients.test.ts.
+ * What real clients make of block status, holes, several connections and 4Kn volumes. Each of them
+ * over each transport is in client-matrix.test.ts, their reading and writing in detail in
+ * real-clients.test.ts.
  */
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -8,11 +9,11 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Scope, scoped } from '../helpers/cleanup.js';
 import { ok } from '../helpers/exec.js';
 import { NbdPeer } from '../helpers/nbd-peer.js';
-import { CMD, clientFlags, OPT, option, request } from '../helpers/nbd-wire.js';
+import { CMD, clientFlags } from '../helpers/nbd-wire.js';
 import { Random } from '../helpers/random.js';
-import type { RawSocket } from '../helpers/raw-socket.js';
 import { requires } from '../helpers/requires.js';
 import { type Server, startServer } from '../helpers/server.js';
+import { wnbdAsk, wnbdAttach } from '../helpers/wnbd.js';
 
 const MIB = 2 ** 20;
 
@@ -221,53 +222,15 @@ describe('nbdcopy with four connections', () => {
     }));
 });
 
-/**
- * Windows' wnbd as nbd.md 6 describes it, at its plainest: EXPORT_NAME, simple replies, blocks of
- * 512 bytes, transfers up to 2 MiB, and FLUSH and TRIM with the fields of the write before.
- */
-describe('a client like wnbd', () => {
-  async function begin(lun: Lun): Promise<RawSocket> {
-    const raw = await NbdPeer.greeted(server.tcp);
-    raw.send(clientFlags(3), option(OPT.exportName, Buffer.from(lun.serial)));
-    const reply = await raw.receive(10);
-    expect(reply.readBigUInt64BE(0)).toBe(BigInt(64 * MIB));
-    return raw;
-  }
-
-  async function simple(raw: RawSocket, fields: Parameters<typeof request>[0]): Promise<Buffer> {
-    raw.send(request(fields));
-    const reply = await raw.receive(16);
-    expect(reply.readUInt32BE(0)).toBe(0x67446698);
-    expect(reply.readUInt32BE(4)).toBe(0);
-    expect(reply.readBigUInt64BE(8)).toBe(fields.cookie ?? 1n);
-    return raw.receive(fields.type === CMD.read ? (fields.length ?? 0) : 0);
-  }
-
-  test('writes, flushes with junk in its fields, trims and reads back', async () => {
-    const raw = await begin(await emptyLun());
-    const random = new Random(4);
-    const sizes = [512, 1024, 3584, 65_536, 66_048, 2 * MIB];
-    for (const [index, size] of sizes.entries()) {
-      const [offset, data] = [512 * 7 + index * 4 * MIB, random.bytes(size)];
-      const cookie = BigInt(index) << 40n;
-      await simple(raw, { type: CMD.write, flags: index % 2, cookie, offset, data });
-      await simple(raw, { type: CMD.flush, cookie, offset, length: size });
-      const read = await simple(raw, { type: CMD.read, cookie, offset, length: size });
-      expect(read.equals(data)).toBe(true);
-      await simple(raw, { type: CMD.trim, cookie, offset, length: size });
-    }
-    raw.send(request({ type: CMD.disconnect, cookie: 9n, offset: 512, length: 512 }));
-    expect(await raw.receiveUntilClosed()).toHaveLength(0);
-  });
-
-  test('a 4Kn volume serves its 512-byte blocks', async () => {
-    const body = { lss: '12', sizeBytes: 64 * MIB, blockBytes: 4096 };
-    const lun = await server.api.call<Lun>('POST', '/v1/volumes', body);
-    const raw = await begin(lun);
-    const data = new Random(5).bytes(512);
-    await simple(raw, { type: CMD.write, offset: 1536, data });
-    const block = await simple(raw, { type: CMD.read, offset: 0, length: 4096 });
-    expect(block.subarray(1536, 2048).equals(data)).toBe(true);
-    raw.close();
-  });
+test("a 4Kn volume serves wnbd's 512-byte blocks", async () => {
+  const body = { lss: '12', sizeBytes: 64 * MIB, blockBytes: 4096 };
+  const { serial } = await server.api.call<Lun>('POST', '/v1/volumes', body);
+  const raw = await NbdPeer.greeted(server.tcp);
+  raw.send(clientFlags());
+  await wnbdAttach(raw, serial, 64 * MIB);
+  const data = new Random(5).bytes(512);
+  await wnbdAsk(raw, { type: CMD.write, offset: 1536, data });
+  const block = await wnbdAsk(raw, { type: CMD.read, offset: 0, length: 4096 });
+  expect(block.subarray(1536, 2048).equals(data)).toBe(true);
+  raw.close();
 });

@@ -3,13 +3,11 @@
  * server, in every style of requests and replies: wrong input costs at most the connection it came
  * on, and never a byte of a volume. Block status is in nbd-block-status.test.ts.
  *
- * Not here because this server has no read-only exports: their rows are in
- * native/test/nbd_connection_test.cc.
+ * Rows of read-only exports are in access.test.ts and native/test/nbd_connection_test.cc.
  */
-import type { NetConnectOpts } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Scope } from '../helpers/cleanup.js';
-import { type Answer, NbdPeer } from '../helpers/nbd-peer.js';
+import { type Answer, expectAlive, NbdPeer } from '../helpers/nbd-peer.js';
 import {
   CMD,
   CMD_FLAG,
@@ -34,17 +32,6 @@ beforeAll(async () => {
 });
 afterAll(() => all.close());
 
-function addressOf(transport: 'tcp' | 'unix'): NetConnectOpts {
-  return transport === 'tcp' ? server.tcp : { path: server.unixPath };
-}
-
-/** The server still takes clients and serves them. */
-async function expectAlive(address: NetConnectOpts): Promise<void> {
-  const peer = await NbdPeer.attach(address, LUN);
-  expect(await peer.ask({ type: CMD.read, length: 512 })).toMatchObject({ errno: ERRNO.ok });
-  peer.close();
-}
-
 describe.each([
   ['tcp', 'simple'],
   ['tcp', 'structured'],
@@ -56,7 +43,7 @@ describe.each([
   const structured = style !== 'simple';
   const extended = style === 'extended';
   const attach = (behind?: Buffer) =>
-    NbdPeer.attach(addressOf(transport), LUN, {
+    NbdPeer.attach(server.address(transport), LUN, {
       structured: style === 'structured',
       extended,
       ...(behind ? { behind } : {}),
@@ -220,7 +207,7 @@ describe.each([
     const peer = await attach();
     peer.raw.send(bytes);
     expect(await peer.raw.receiveUntilClosed()).toHaveLength(0);
-    await expectAlive(addressOf(transport));
+    await expectAlive(server.address(transport), LUN);
   });
 
   test('DISC with fields set, and requests behind it, ends in good order', async () => {
@@ -245,7 +232,7 @@ describe.each([
       peer.raw.socket.end();
       expect(await peer.raw.receiveUntilClosed()).toHaveLength(0);
     }
-    await expectAlive(addressOf(transport));
+    await expectAlive(server.address(transport), LUN);
   });
 
   test('a client that does not read its replies holds up nobody else', async () => {
@@ -255,7 +242,7 @@ describe.each([
     for (let i = 0; i < count; i += 1) {
       peer.send({ type: CMD.read, cookie: BigInt(i), length: MIB });
     }
-    for (let i = 0; i < 5; i += 1) await expectAlive(addressOf(transport));
+    for (let i = 0; i < 5; i += 1) await expectAlive(server.address(transport), LUN);
     peer.raw.socket.resume();
     const cookies = new Set<bigint>();
     for (let i = 0; i < count; i += 1) {

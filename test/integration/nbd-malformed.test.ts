@@ -3,18 +3,16 @@
  * server, over TCP and the unix socket: wrong input costs at most the connection it came on. The
  * rows of the transmission phase are in nbd-malformed-requests.test.ts.
  *
- * Not here because this server has no such feature: TLS (it is tested to be refused in step).
+ * This server runs without TLS, which is refused in step; with it: tls.test.ts.
  */
-import type { NetConnectOpts } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Scope, scoped } from '../helpers/cleanup.js';
-import { NbdPeer, nextReply } from '../helpers/nbd-peer.js';
+import { expectAlive, NbdPeer, nextReply } from '../helpers/nbd-peer.js';
 import {
   CMD,
   clientFlags,
   contextRequest,
   decodeReplies,
-  ERRNO,
   exportRequest,
   go,
   OPT,
@@ -39,21 +37,10 @@ beforeAll(async () => {
 });
 afterAll(() => all.close());
 
-function addressOf(transport: 'tcp' | 'unix'): NetConnectOpts {
-  return transport === 'tcp' ? server.tcp : { path: server.unixPath };
-}
-
-/** The server still takes clients and serves them. */
-async function expectAlive(address: NetConnectOpts): Promise<void> {
-  const peer = await NbdPeer.attach(address, LUN);
-  expect(await peer.ask({ type: CMD.read, length: 512 })).toMatchObject({ errno: ERRNO.ok });
-  peer.close();
-}
-
 describe.each(['tcp', 'unix'] as const)('negotiation over %s', (transport) => {
   /** Sends after the flags, and returns all replies until the server closes. */
   async function dialogue(...parts: Uint8Array[]) {
-    const raw = await NbdPeer.greeted(addressOf(transport));
+    const raw = await NbdPeer.greeted(server.address(transport));
     raw.send(clientFlags(), ...parts);
     const bytes = await raw.receiveUntilClosed();
     raw.close();
@@ -77,10 +64,10 @@ describe.each(['tcp', 'unix'] as const)('negotiation over %s', (transport) => {
       Buffer.concat([clientFlags(), option(OPT.exportName, Buffer.from('99999999'))]),
     ],
   ])('%s: closed without a word', async (_name, bytes) => {
-    const raw = await NbdPeer.greeted(addressOf(transport));
+    const raw = await NbdPeer.greeted(server.address(transport));
     raw.send(bytes);
     expect(await raw.receiveUntilClosed()).toHaveLength(0);
-    await expectAlive(addressOf(transport));
+    await expectAlive(server.address(transport), LUN);
   });
 
   const name = Buffer.from(LUN);
@@ -144,7 +131,7 @@ describe.each(['tcp', 'unix'] as const)('negotiation over %s', (transport) => {
   });
 
   test('a second STRUCTURED_REPLY is refused and the first stays', async () => {
-    const peer = await NbdPeer.greeted(addressOf(transport));
+    const peer = await NbdPeer.greeted(server.address(transport));
     peer.send(clientFlags(), option(OPT.structuredReply), option(OPT.structuredReply));
     expect((await nextReply(peer)).type).toBe(REP.ack);
     expect((await nextReply(peer)).type).toBe(REP.invalid);
@@ -152,7 +139,7 @@ describe.each(['tcp', 'unix'] as const)('negotiation over %s', (transport) => {
   });
 
   test('a client without fixed newstyle is refused in step and served by EXPORT_NAME', async () => {
-    const raw = await NbdPeer.greeted(addressOf(transport));
+    const raw = await NbdPeer.greeted(server.address(transport));
     raw.send(clientFlags(0), go(LUN), option(OPT.exportName, Buffer.from('1203')));
     expect((await nextReply(raw)).type).toBe(REP.invalid);
     const reply = await raw.receive(134);
@@ -169,7 +156,7 @@ test('a silent client is dropped after 10 s, and others are served meanwhile', (
     scope.defer('close', () => raw.close());
     const startedAt = performance.now();
     const dropped = raw.receiveUntilClosed(15_000);
-    await expectAlive(server.tcp);
+    await expectAlive(server.tcp, LUN);
     expect(await dropped).toHaveLength(0);
     expect(performance.now() - startedAt).toBeGreaterThan(9_000);
   }));
@@ -199,6 +186,6 @@ test('noise never brings the server down', async () => {
   }
   await Promise.all(ends);
   for (const raw of sockets) raw.close();
-  await expectAlive(server.tcp);
+  await expectAlive(server.tcp, LUN);
   expect(server.running).toBe(true);
 });

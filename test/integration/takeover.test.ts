@@ -1,6 +1,8 @@
 /**
  * `serve --takeover`: a new server goes on with the clients of the running one, which notice
  * nothing; and whatever goes wrong on the way, there is one server afterwards and no write is lost.
+ * Clients with something of their own (TLS, extended headers, rules) are in
+ * takeover-clients.test.ts.
  */
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -17,6 +19,7 @@ import { Random } from '../helpers/random.js';
 import { RawSocket } from '../helpers/raw-socket.js';
 import { requires } from '../helpers/requires.js';
 import { refusedStart, type Server, startServer } from '../helpers/server.js';
+import { connections, next } from '../helpers/takeover.js';
 import { VerifiedHost } from '../helpers/verified-host.js';
 import { until } from '../helpers/wait.js';
 
@@ -25,30 +28,25 @@ const WAIT = { deadlineMs: 30_000 };
 /** Far above what it takes (it is printed): other tests share the machine. */
 const MOST_STALL_MS = 5_000;
 
-interface Connection {
-  readonly id: number;
-  readonly volume: string;
-  readonly transport: string;
-  readonly requests: { readonly read: number; readonly write: number };
-}
-
-async function connections(server: Server): Promise<Connection[]> {
-  return (await server.api.call<{ connections: Connection[] }>('GET', '/v1/connections'))
-    .connections;
-}
-
-/** Starts the next server with --takeover and waits for the end of the one before. */
-async function next(scope: Scope, old: Server): Promise<Server> {
-  const server = await startServer(scope, { data: old.data, args: ['--takeover'] });
-  expect(await old.endedByItself()).toBe(0);
-  return server;
-}
-
 /** A new server that is only this test: it says what the test wants. */
 async function greet(server: Server, protocol = TAKEOVER_PROTOCOL): Promise<MessageChannel> {
   const channel = new MessageChannel(connectUnixDescriptor(takeoverPath(server.data)));
   await channel.send('hello', { protocol, version: 'test', pid: process.pid });
   return channel;
+}
+
+/** Whether a greeting is answered, now that nobody else greets. */
+async function greeted(server: Server): Promise<boolean> {
+  const channel = new MessageChannel(connectUnixDescriptor(takeoverPath(server.data)));
+  try {
+    await channel.send('hello', { protocol: TAKEOVER_PROTOCOL + 1, version: 'test', pid: 1 });
+    await channel.receive(['refused']);
+    return true;
+  } catch {
+    return false;
+  } finally {
+    channel.close();
+  }
 }
 
 /** The same, when an earlier one may not be over yet. */
@@ -220,6 +218,23 @@ test('what is not a new server is turned away', () =>
     expect(answer.body.reason).toContain('version');
     wrong.close();
     await stillServes(server, client);
+  }));
+
+test('whoever connects and says nothing holds up nobody', () =>
+  scoped(async (scope) => {
+    const server = await startServer(scope, { args: ['--no-demo'] });
+    const client = await attached(scope, server);
+    const path = takeoverPath(server.data);
+    for (let count = 0; count < 12; count += 1) {
+      const silent = await RawSocket.open({ path });
+      scope.defer('close a silent one', () => silent.close());
+    }
+    // Each may take 5 s, on a thread that commands need too.
+    const begun = performance.now();
+    await stillServes(server, client);
+    expect(performance.now() - begun).toBeLessThan(4_000);
+    await until('their end', () => greeted(server), WAIT);
+    await next(scope, server);
   }));
 
 test('a new server that dies before it has everything leaves all to the old one', () =>

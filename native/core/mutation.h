@@ -44,6 +44,7 @@ enum class Mutation {
   kStaleSeal,            // a replayed write to a fresh track leaves the seal that it had
   kRetrySync,            // T12: fdatasync once more after it failed
   kSuperblockAtOnce,     // T26: all four superblock copies are written before any is durable
+  kOnlyPairFirst,        // T26: the only pair of superblock copies that is whole is written first
   kSuperblockUnchecked,  // T28: a superblock copy without its checksum
   kPageUnchecked,        // T28: a page of the checkpoint without the checksum in its parent
   kRingUnchecked,        // a frame of the kill ring without its checksum

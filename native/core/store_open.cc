@@ -444,6 +444,8 @@ Status StoreImpl::BeginSession() {
   ++superblock_.generation;
   open_epoch_ = ++superblock_.open_epoch;
   superblock_.clean = false;
+  // A killed process may have left the copies that were read in the page cache only.
+  if (Status status = checkpoint_file_->Fdatasync(); !status.ok()) return status;
   if (Status status = WriteSuperblock(*checkpoint_file_, superblock_); !status.ok()) return status;
   if (Status status = CommitRecovered(); !status.ok()) return status;
   if (counters_.used_previous_checkpoint || reserve_damaged_) {

@@ -149,13 +149,14 @@ bool RingFits(uint64_t kill_ring_bytes, uint64_t journal_blocks) {
 }
 
 Status WriteSuperblock(File& meta, const Superblock& superblock) {
-  for (uint32_t copy = 0; copy < kSuperblockCopies; ++copy) {
+  for (uint32_t i = 0; i < kSuperblockCopies; ++i) {
+    const uint32_t copy = i ^ superblock.first_pair << 1;
     uint8_t block[kBlockBytes];
     Encode(superblock, copy, block);
     if (Status status = meta.Pwrite(kSuperblockOffsets[copy], block, kBlockBytes); !status.ok())
       return status;
     // Two at a time: while these are in the air, the other two are whole.
-    if (copy % 2 == 0 || (copy == 1 && Mutated(Mutation::kSuperblockAtOnce))) continue;
+    if (i % 2 == 0 || (i == 1 && Mutated(Mutation::kSuperblockAtOnce))) continue;
     if (Status status = meta.Fdatasync(); !status.ok()) return status;
   }
   return Status::Ok();
@@ -191,8 +192,14 @@ Result<Superblock> ReadSuperblock(File& meta, Access access) {
     }
     if (read.value().newer_version != 0) newer_version = read.value().newer_version;
     if (!read.value().valid) continue;
-    if (found && read.value().content.generation <= best.generation) continue;
+    const uint64_t generation = read.value().content.generation;
+    if (found && generation == best.generation) {
+      if (copy >= 2) best.first_pair = 0;  // both pairs have it
+      continue;
+    }
+    if (found && generation < best.generation) continue;
     best = std::move(read.value().content);
+    best.first_pair = copy < 2 && !Mutated(Mutation::kOnlyPairFirst) ? 1 : 0;
     found = true;
   }
   if (found) {

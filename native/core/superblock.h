@@ -53,6 +53,9 @@ struct Superblock {
   // What a reader must know to read the pool (incompat) or to write to it (ro_compat).
   uint64_t incompat_features = 0;
   uint64_t ro_compat_features = 0;
+  // Not on the disk: which two copies, 0 and 1 or 2 and 3, are written first. A power loss may have
+  // left the newest content in the other two only: while these are in the air, those are whole.
+  uint32_t first_pair = 0;
 };
 
 // Byte offset of the journal ring in the meta file.
@@ -66,6 +69,7 @@ inline constexpr uint64_t PagesOffset(uint64_t journal_blocks) {
 // times.
 bool RingFits(uint64_t kill_ring_bytes, uint64_t journal_blocks);
 
+// Two copies at a time. Precondition: what was read of the copies is durable.
 Status WriteSuperblock(File& meta, const Superblock& superblock);
 enum class Access { kRead, kWrite };
 // kCorrupt: no copy checks, or the pool was made by a newer version, or has a feature that this one

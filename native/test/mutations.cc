@@ -72,6 +72,7 @@ constexpr Rule kRules[] = {
     {kSealWithoutLock, Watch::kSimulation, "track sealed while it is written"},
     {kStaleSeal, Watch::kSimulation, "seal of what a track held before its replayed write"},
     {kSuperblockAtOnce, Watch::kPoolRun, "superblock copies not two by two (T26)"},
+    {kOnlyPairFirst, Watch::kPoolRun, "only whole pair of superblock copies written first (T26)"},
     {kTrimRace, Watch::kSimulation, "track given out while it is discarded (T17)"},
     {kTrimUnderWaiter, Watch::kPoolRun, "space trimmed that somebody waits for"},
     {kGrowthUnchecked, Watch::kPools, "tracks given out that have no space (T18)"},

@@ -149,23 +149,34 @@ void PoolRun::ThinCopyOfThick() {
 }
 
 void PoolRun::TornSuperblocks() {
-  // All copies that were not durable get lost together about once in twenty times.
-  constexpr int kPowerCuts = 200;
   Need(store_->CreateVolume(kSource, kTrackBytes, ""), "create");
   if (!failure_.empty()) return;
   io_->set_hook([this](const IoCall& call) {
-    if (call.kind != IoKind::kSync || call.path != "pool/meta") return Fault::kNone;
-    FiberScheduler* const here = std::exchange(t_fibers, nullptr);
-    for (int i = 0; i < kPowerCuts && failure_.empty(); ++i) {
-      const PowerCut cut{PowerCut::Keep::kNone, 0, true};
-      const std::unique_ptr<SimIo> after = io_->LosePower(cut, rng_, nullptr);
-      const Result<std::unique_ptr<Store>> opened = Store::Open(*after, options_);
-      if (!opened.ok()) Fail("power loss in a checkpoint: " + opened.status().message());
-    }
-    t_fibers = here;
+    if (call.kind == IoKind::kSync && call.path == "pool/meta") TearAt(*io_, 2);
     return Fault::kNone;
   });
   // The close, which follows, makes the checkpoint.
+}
+
+// Power is lost now, some of what is not durable is torn, and the recovery opens the pool; it may
+// itself die like that, `deaths` times in all.
+void PoolRun::TearAt(const SimIo& machine, int deaths) {
+  // All of two copies get lost about once in three times, of four once in twenty.
+  constexpr int kPowerCuts = 30;
+  FiberScheduler* const here = std::exchange(t_fibers, nullptr);
+  for (int i = 0; i < kPowerCuts && failure_.empty(); ++i) {
+    const PowerCut cut{PowerCut::Keep::kNone, 0, true};
+    const std::unique_ptr<SimIo> after = machine.LosePower(cut, rng_, nullptr);
+    if (deaths > 1)
+      after->set_hook([&](const IoCall& call) {
+        if (call.kind == IoKind::kSync && call.path == "pool/meta") TearAt(*after, deaths - 1);
+        return Fault::kNone;
+      });
+    const Result<std::unique_ptr<Store>> opened = Store::Open(*after, options_);
+    if (!opened.ok()) Fail("power loss in a checkpoint: " + opened.status().message());
+    after->set_hook({});
+  }
+  t_fibers = here;
 }
 
 }  // namespace flashlun

@@ -26,9 +26,10 @@ class PoolRun {
   void ClaimsBesideFreeRegions();
   // Thin volumes take all that claims leave them, and a copy if they may.
   void ThinCopyOfThick();
-  // Power is lost at each flush of the metadata while a checkpoint is made, and what was not
-  // durable is torn: some superblock copy is whole.
+  // Power is lost at each flush of the metadata while a checkpoint is made, and again in the
+  // recovery, and what was not durable is torn: some superblock copy is whole.
   void TornSuperblocks();
+  void TearAt(const SimIo& machine, int deaths);
   void Write(uint16_t id, uint64_t tracks, uint64_t value);
   bool ReadsWithoutFirstPool(uint16_t id, uint64_t tracks, uint64_t value);
   void Fail(const std::string& what);

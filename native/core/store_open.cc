@@ -226,7 +226,11 @@ Status StoreImpl::LoadCheckpoint(const CheckpointRef& ref) {
   Result<Checkpoints::Loaded> loaded = checkpoint_->Load(ref, *map_);
   if (!loaded.ok()) return loaded.TakeStatus();
   SetArea({0, kDefaultPoolName, {}, superblock_.capacity_tracks});
-  for (const AreaSpec& area : loaded.value().areas) SetArea(area);
+  for (const AreaSpec& area : loaded.value().areas) {
+    if (area.capacity_tracks < map_->allocator().space(area.number).capacity)
+      return Contradiction(options_.dir, "a pool smaller than it was made");
+    SetArea(area);
+  }
   for (auto& volume : loaded.value().volumes) volumes_.emplace(volume->id, volume);
   for (const RelationState& relation : loaded.value().relations) {
     if (!volumes_.contains(relation.source_id) || !volumes_.contains(relation.target_id))

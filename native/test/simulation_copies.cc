@@ -66,7 +66,11 @@ void Simulation::EndCopies(const std::vector<PairSpec>& pairs, const Status& sta
   // The target is in a relationship, or the one meant has ended.
   if (status.code() == Code::kBusy || status.code() == Code::kNotFound) return;
   const bool alike = std::all_of(pairs.begin(), pairs.end(), [this](const PairSpec& pair) {
-    return volumes_[pair.source_id & 7].thick == volumes_[pair.target_id & 7].thick;
+    // Of a volume that comes and goes nobody keeps what it is.
+    const uint32_t source = pair.source_id & 7u;
+    const uint32_t target = pair.target_id & 7u;
+    return source < volumes_.size() && target < volumes_.size() &&
+           volumes_[source].thick == volumes_[target].thick;
   });
   if (status.code() == Code::kInvalid && !alike) return;
   if (!Expected(status, what) || !status.ok()) return;

@@ -122,10 +122,10 @@ async function benchPeers(options) {
 }
 
 /** In a process of its own: its heap and its pool are then only what it measures. */
-function benchEstablish(options) {
+function benchAlone(name, options) {
   const dir = mkdtempSync(path.join(options.dir, 'flashlun-bench-'));
   try {
-    const script = path.join(import.meta.dirname, 'establish.mjs');
+    const script = path.join(import.meta.dirname, `${name}.mjs`);
     execFileSync(process.execPath, [script, dir], { stdio: 'inherit' });
   } finally {
     rmSync(dir, { recursive: true, force: true });
@@ -152,4 +152,5 @@ const wanted = (part) => values.only === undefined || values.only === part;
 if (wanted('peers')) await benchPeers(options);
 if (wanted('tls')) await benchTls(options);
 if (wanted('store')) await benchStore(options);
-if (wanted('establish')) benchEstablish(options);
+if (wanted('establish')) benchAlone('establish', options);
+if (wanted('stall')) benchAlone('stall', options);

@@ -20,6 +20,14 @@ import { LIMITS } from './base/limits.js';
 import { LOG_LEVELS, type LogLevel } from './base/log.js';
 import { MIB, parseSize } from './base/units.js';
 import { formatHostPort, type HostPort, isLoopback, parseHostPort } from './config-address.js';
+import {
+  checkCopies,
+  COPY_DEFAULTS,
+  COPY_SETTINGS,
+  type CopyConfig,
+  type CopyFlags,
+  printableCopies,
+} from './config-copies.js';
 import { NBD_SETTINGS, type NbdLimitFlags, type NbdLimits } from './config-limits.js';
 import {
   checkTls,
@@ -33,7 +41,7 @@ import type { IoBackend } from './engine/types.js';
 import { resolveMirror } from './meta-mirror.js';
 
 /** What the command line parser hands over: one property per flag given, named in camelCase. */
-export interface ServeOptions extends TlsFlags, NbdLimitFlags {
+export interface ServeOptions extends TlsFlags, NbdLimitFlags, CopyFlags {
   readonly data?: string;
   readonly config?: string;
   readonly nbd?: string;
@@ -45,8 +53,6 @@ export interface ServeOptions extends TlsFlags, NbdLimitFlags {
   /** `false` for --no-demo. */
   readonly demo?: boolean;
   readonly logLevel?: string;
-  /** MB/s of all background copies together, or `unlimited`. */
-  readonly copyRate?: string | number;
   readonly poolCapacity?: string | number;
   readonly metaMirror?: string;
   readonly insecureNbd?: boolean;
@@ -59,7 +65,7 @@ export interface ServeOptions extends TlsFlags, NbdLimitFlags {
 export type CacheMode = 'writeback' | 'none';
 
 /** A checked configuration. */
-export interface Config {
+export interface Config extends CopyConfig {
   /** Absolute path of the data directory. */
   readonly dataDir: string;
   readonly nbd: HostPort | undefined;
@@ -73,8 +79,6 @@ export interface Config {
   readonly demo: boolean;
   /** Undefined: the process decides (quieter on a terminal). */
   readonly logLevel: LogLevel | undefined;
-  /** Bytes a second of all background copies together; undefined: as fast as the disk. */
-  readonly copyBytesPerSecond: number | undefined;
   /** Asked for at the pool's first open only; undefined takes the engine's default. */
   readonly poolCapacityBytes: number | undefined;
   /** Undefined: off. */
@@ -100,7 +104,7 @@ const Raw = Type.Object(
     'ess-serial': Type.Optional(Type.String()),
     'no-demo': Type.Boolean(),
     'log-level': Type.Optional(Type.Union(LOG_LEVELS.map((level) => Type.Literal(level)))),
-    'copy-rate': Type.String(),
+    ...COPY_SETTINGS,
     'pool-capacity': Type.Optional(Type.String()),
     ...TLS_SETTINGS,
     'meta-mirror': Type.Optional(Type.String({ minLength: 1 })),
@@ -127,7 +131,7 @@ const DEFAULTS = {
   cache: 'writeback',
   io: 'auto',
   'no-demo': false,
-  'copy-rate': 'unlimited',
+  ...COPY_DEFAULTS,
   ...TLS_DEFAULTS,
   'insecure-nbd': false,
   'insecure-http': false,
@@ -201,10 +205,7 @@ export function printableConfig(config: Config): Record<string, string | boolean
     'ess-serial': config.essSerial ?? DEFAULT_ESS_SERIAL,
     'no-demo': !config.demo,
     'log-level': config.logLevel ?? 'info',
-    'copy-rate':
-      config.copyBytesPerSecond === undefined
-        ? 'unlimited'
-        : String(config.copyBytesPerSecond / MIB),
+    ...printableCopies(config),
     ...(config.poolCapacityBytes === undefined
       ? {}
       : { 'pool-capacity': String(config.poolCapacityBytes) }),
@@ -301,7 +302,7 @@ function checked(raw: Raw): Config {
     essSerial,
     demo: !raw['no-demo'],
     logLevel: raw['log-level'],
-    copyBytesPerSecond: checkCopyRate(raw['copy-rate']),
+    ...checkCopies(raw, invalid),
     poolCapacityBytes: checkCapacity(raw['pool-capacity']),
     nbdTls,
     metaMirror: resolveMirror(raw['meta-mirror'], dataDir, (why) => invalid('meta-mirror', why)),
@@ -332,18 +333,6 @@ function checkCache(value: string): CacheMode {
 function checkIo(value: string): IoBackend {
   if (value === 'auto' || value === 'threads' || value === 'uring') return value;
   throw invalid('io', 'use auto, uring or threads');
-}
-
-function checkCopyRate(value: string): number | undefined {
-  if (value === 'unlimited') return undefined;
-  const rate = /^\d{1,9}(\.\d{1,6})?$/.test(value) ? Number(value) : 0;
-  if (rate < LIMITS.minCopyRateMb) {
-    throw invalid(
-      'copy-rate',
-      `use MB/s of all background copies together, at least ${LIMITS.minCopyRateMb}, or unlimited`,
-    );
-  }
-  return rate * MIB;
 }
 
 function checkCapacity(value: string | undefined): number | undefined {

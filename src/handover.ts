@@ -38,6 +38,8 @@ export interface HandoverOptions {
   obstacle(): string | undefined;
   /** Stops what works on the pool by itself, and closes the database. */
   stopServices(): void;
+  /** What changes something by itself. */
+  readonly scheduler: { pause(): Promise<void>; resume(): void };
 }
 
 export class ServerHandover implements Giver {
@@ -70,6 +72,7 @@ export class ServerHandover implements Giver {
     const { api, changes, engine, nbd, registry } = this.#options;
     this.#http = duplicateDescriptor(descriptorOf(api.app.server) ?? -1);
     await api.pause(LIMITS.takeoverHttpMs);
+    await this.#options.scheduler.pause();
     await changes.idle();
     const reason = this.obstacle();
     if (reason !== undefined) throw new FlashlunError('TAKEOVER_REFUSED', reason);
@@ -113,6 +116,7 @@ export class ServerHandover implements Giver {
     this.#listening = undefined;
     if (this.#http !== undefined) await api.listenOn(this.#http);
     this.#http = undefined;
+    this.#options.scheduler.resume();
   }
 
   async release(): Promise<void> {

@@ -158,12 +158,13 @@ export class FlashlunServer {
     const settings = new SettingRepository(db);
     const essSerial = chooseEssSerial(settings, config.essSerial, engine.volumes().length > 0);
     if (isNewPool) openDemoDecision(settings);
-    const services = createServices({
+    const services = await createServices({
       config,
       engine,
       db,
       essSerial,
       changes: this.#changes,
+      connections: registry,
       poolDir: this.#file('pool'),
       log,
       steps: this.#steps,
@@ -173,6 +174,8 @@ export class FlashlunServer {
     const nbd = await this.#startNbd(engine, services, registry);
     settings.keepFirst(ESS_SERIAL_SETTING, essSerial);
     await this.#firstStart(services, settings);
+    // Before background copy: it ends relationships by which copies are recognised.
+    services.scheduler.start();
     services.backgroundCopy.resume();
     await this.#offerTakeover({ engine, db, api, nbd, registry });
     this.#publish();
@@ -320,7 +323,7 @@ export class FlashlunServer {
     readonly registry: ConnectionRegistry;
   }): Promise<void> {
     const { config, log, version } = this.#options;
-    const { backgroundCopy, scrubs } = this.#started;
+    const { backgroundCopy, scheduler, scrubs } = this.#started;
     const giver: Giver = new ServerHandover({
       ...parts,
       config,
@@ -329,6 +332,7 @@ export class FlashlunServer {
       changes: this.#changes,
       addresses: () => this.#addresses,
       obstacle: () => this.#obstacle,
+      scheduler,
       stopServices: () => {
         // The engine waits for their last batch; nobody waits for their threads.
         void backgroundCopy.close().catch(() => undefined);

@@ -208,18 +208,44 @@ Napi::Value Establish(const Napi::CallbackInfo& info) {
       [ids](Napi::Env env) { return ToJs(env, *ids); });
 }
 
-// resync(handle, relationship id) -> Promise
+// resync(handle, relationship id[], flags) -> Promise
 Napi::Value Resync(const Napi::CallbackInfo& info) {
-  const uint64_t id = IntegerArgument(info, 1, "relationship id", kMaxCount);
-  return Work::Start(
-      info.Env(), OnStore(HandleArgument(info), [id](Store& store) { return store.Resync(id); }));
+  const std::vector<uint64_t> ids =
+      CountsArgument(info, 1, "relationship ids", kMaxPairsPerEstablish);
+  const uint32_t flags = FlagsArgument(info, 2);
+  return Work::Start(info.Env(), OnStore(HandleArgument(info), [ids, flags](Store& store) {
+                       return store.Resync(ids, flags);
+                     }));
 }
 
-// reverse(handle, relationship id) -> Promise
+// reverse(handle, relationship id[], flags) -> Promise
 Napi::Value Reverse(const Napi::CallbackInfo& info) {
+  const std::vector<uint64_t> ids =
+      CountsArgument(info, 1, "relationship ids", kMaxPairsPerEstablish);
+  const uint32_t flags = FlagsArgument(info, 2);
+  return Work::Start(info.Env(), OnStore(HandleArgument(info), [ids, flags](Store& store) {
+                       return store.Reverse(ids, flags);
+                     }));
+}
+
+// revert(handle, relationship id, image's volume id, T0 in Unix ms, flags) -> Promise
+Napi::Value Revert(const Napi::CallbackInfo& info) {
   const uint64_t id = IntegerArgument(info, 1, "relationship id", kMaxCount);
-  return Work::Start(
-      info.Env(), OnStore(HandleArgument(info), [id](Store& store) { return store.Reverse(id); }));
+  const uint16_t image = VolumeArgument(info, 2);
+  const auto t0 = static_cast<int64_t>(IntegerArgument(info, 3, "T0", kMaxCount));
+  const uint32_t flags = FlagsArgument(info, 4);
+  return Work::Start(info.Env(), OnStore(HandleArgument(info), [=](Store& store) {
+                       return store.Revert(id, image, t0, flags);
+                     }));
+}
+
+// setFlags(handle, relationship id, flags) -> Promise
+Napi::Value SetFlags(const Napi::CallbackInfo& info) {
+  const uint64_t id = IntegerArgument(info, 1, "relationship id", kMaxCount);
+  const uint32_t flags = FlagsArgument(info, 2);
+  return Work::Start(info.Env(), OnStore(HandleArgument(info), [id, flags](Store& store) {
+                       return store.SetFlags(id, flags);
+                     }));
 }
 
 // withdraw(handle, relationship id) -> Promise
@@ -293,6 +319,8 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   add("establish", Establish);
   add("resync", Resync);
   add("reverse", Reverse);
+  add("setFlags", SetFlags);
+  add("revert", Revert);
   add("withdraw", Withdraw);
   add("relationships", Relationships);
   add("recordings", Recordings);

@@ -5,6 +5,17 @@
 namespace flashlun::binding {
 namespace {
 
+// The relationship's flags as properties, both ways.
+struct FlagName {
+  const char* name;
+  uint32_t flag;
+};
+constexpr FlagName kRelationshipFlags[] = {
+    {"noCopy", kRelNoCopy},         {"persistent", kRelPersistent},
+    {"record", kRelRecord},         {"inhibitTargetWrites", kRelInhibit},
+    {"revertible", kRelRevertible},
+};
+
 constexpr double kMaxSafeInteger = 9007199254740991.0;
 
 [[noreturn]] void ThrowInvalid(Napi::Env env, const std::string& message) {
@@ -112,6 +123,18 @@ std::vector<uint16_t> VolumesArgument(const Napi::CallbackInfo& info, size_t ind
   return ids;
 }
 
+static uint32_t RelationshipFlags(const Napi::Object& object) {
+  uint32_t flags = 0;
+  for (const auto& [name, flag] : kRelationshipFlags)
+    if (object.Get(name).ToBoolean().Value()) flags |= flag;
+  return flags;
+}
+
+uint32_t FlagsArgument(const Napi::CallbackInfo& info, size_t index) {
+  if (!info[index].IsObject()) ThrowInvalid(info.Env(), "flags must be an object");
+  return RelationshipFlags(info[index].As<Napi::Object>());
+}
+
 std::vector<PairSpec> PairsArgument(const Napi::CallbackInfo& info, size_t index) {
   const Napi::Env env = info.Env();
   if (!info[index].IsArray()) ThrowInvalid(env, "pairs must be an array");
@@ -129,7 +152,7 @@ std::vector<PairSpec> PairsArgument(const Napi::CallbackInfo& info, size_t index
         static_cast<uint16_t>(ToInteger(env, object.Get("sourceId"), "sourceId", UINT16_MAX));
     pair.target_id =
         static_cast<uint16_t>(ToInteger(env, object.Get("targetId"), "targetId", UINT16_MAX));
-    if (object.Get("noCopy").ToBoolean().Value()) pair.flags |= kRelNoCopy;
+    pair.flags = RelationshipFlags(object);
     pairs.push_back(pair);
   }
   return pairs;
@@ -156,15 +179,20 @@ Napi::Value ToJs(Napi::Env env, const VolumeInfo& volume) {
       .Count("errorOps", volume.error_ops)
       .Count("redirectedTracks", volume.redirected_tracks)
       .Time("frozenUntilUnixMs", volume.frozen_until_unix_ms)
+      .Flag("hostWritten", volume.host_written)
+      .Flag("writeInhibited", volume.write_inhibited)
       .Done();
 }
 
 Napi::Value ToJs(Napi::Env env, const RelationshipInfo& relationship) {
-  return ObjectBuilder(env)
-      .Count("id", relationship.id)
+  ObjectBuilder object(env);
+  for (const auto& [name, flag] : kRelationshipFlags)
+    object.Flag(name, (relationship.flags & flag) != 0);
+  return object.Count("id", relationship.id)
       .Count("sourceId", relationship.source_id)
       .Count("targetId", relationship.target_id)
-      .Flag("noCopy", (relationship.flags & kRelNoCopy) != 0)
+      .Flag("sourceReplaced", (relationship.flags & kRelSourceReplaced) != 0)
+      .Count("pendingTracks", relationship.pending_tracks)
       .Time("t0UnixMs", relationship.t0_unix_ms)
       .Count("outOfSyncTracks", relationship.out_of_sync_tracks)
       .Count("totalTracks", relationship.total_tracks)

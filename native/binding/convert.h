@@ -28,7 +28,9 @@ std::vector<uint16_t> VolumesArgument(const Napi::CallbackInfo& info, size_t ind
 // An array of counts, each up to 2^53.
 std::vector<uint64_t> CountsArgument(const Napi::CallbackInfo& info, size_t index, const char* name,
                                      size_t most);
-// An array of {sourceId, targetId, noCopy}.
+// An object with the flags of a relationship as booleans; absent: false.
+uint32_t FlagsArgument(const Napi::CallbackInfo& info, size_t index);
+// An array of {sourceId, targetId} with such flags.
 std::vector<PairSpec> PairsArgument(const Napi::CallbackInfo& info, size_t index);
 
 Napi::Value ToJs(Napi::Env env, const VolumeInfo& volume);

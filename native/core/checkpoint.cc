@@ -36,6 +36,7 @@ void Capture::Begin(Map& map, const std::vector<VolumeState*>& volumes,
       described.root.push_back(index == nullptr ? 0 : uint64_t{index->id} + 1);
     }
     manifest_.volumes.push_back(std::move(described));
+    if (!Mutated(Mutation::kChangesLost)) DescribeChanges(*volume, &manifest_.changes);
   }
   for (const SealNode* node : map.seals().nodes())
     if (node->sealed != 0) manifest_.seals.push_back({node->first, node->id});

@@ -119,6 +119,9 @@ Result<Checkpoints::Loaded> Checkpoints::Load(const CheckpointRef& ref, Map& map
       volumes.back()->root[i].store(static_cast<IndexNode*>(node));
     }
   }
+  for (const ManifestChanges& changes : manifest.changes)
+    for (VolumeState* volume : volumes)
+      if (volume->id == changes.volume) volume->changed.Restore(changes.block, changes.words);
   if (Status status = LinkSeals(ref, tree, manifest, map); !status.ok()) return status;
   map.CountOwners(volumes);
   loaded.relations = std::move(manifest.relations);

@@ -53,13 +53,13 @@ inline constexpr size_t kIoThreads = 16;
 inline constexpr uint32_t kRingDepth = 255;
 // Pairs whose T0 came since the oldest deferred drop that still counts: an establish or resync more
 // waits (StoreImpl::WaitForDrops).
-inline constexpr uint64_t kMaxPendingPairs = 24576;
+inline constexpr uint64_t kMaxPendingPairs = 16384;
 static_assert(kMaxPendingPairs >= kMaxPairsPerEstablish);
 // Trap T19: reference counts are 16 bits. A track is referred to at most once by each volume (as
 // own or as base, always at its own place), once by each copy of a leaf that is being made ahead,
-// and by the dropped leaves that still count: each T0 of a pair makes its two volumes drop at most
-// one each.
-static_assert(kMaxVolumes + kMaxOpSlots + 2 * kMaxPendingPairs < 65535, "ref[] is 16 bits");
+// and by what was dropped and still counts: each T0 of a pair makes its two volumes drop at most
+// one leaf each, and an incremental one the track itself.
+static_assert(kMaxVolumes + kMaxOpSlots + 3 * kMaxPendingPairs < 65535, "ref[] is 16 bits");
 // Places of the map that one block status call looks at: a track, or all tracks of a missing node.
 // About half a millisecond; 2 GiB of tracks with data, any amount of nothing.
 inline constexpr uint32_t kMaxStatusSteps = 32768;

@@ -5,7 +5,14 @@
 namespace flashlun {
 namespace {
 
-enum class ItemType : uint32_t { kEnd = 0, kVolume = 1, kRelation = 2, kArea = 3, kSeals = 4 };
+enum class ItemType : uint32_t {
+  kEnd = 0,
+  kVolume = 1,
+  kRelation = 2,
+  kArea = 3,
+  kSeals = 4,
+  kChanges = 5
+};
 
 struct ItemHeader {
   uint32_t type;
@@ -45,6 +52,12 @@ struct AreaItem {
 struct SealsItem {
   uint64_t first_track;
   uint64_t node;
+};
+
+struct ChangesItem {
+  uint64_t volume;
+  uint64_t block;
+  uint64_t words[kChangeBlockWords];
 };
 
 struct EndItem {
@@ -113,6 +126,9 @@ class Decoder {
           break;
         case ItemType::kSeals:
           ok = GetSeals(manifest);
+          break;
+        case ItemType::kChanges:
+          ok = GetChanges(manifest);
           break;
         case ItemType::kEnd:
           return GetEnd(manifest) && bytes_.empty();
@@ -188,6 +204,20 @@ class Decoder {
     return true;
   }
 
+  bool GetChanges(Manifest* manifest) {
+    ChangesItem item;
+    if (!Get(&item) || item.volume > UINT16_MAX) return false;
+    const auto id = static_cast<uint16_t>(item.volume);
+    for (const ManifestVolume& volume : manifest->volumes) {
+      if (volume.id != id) continue;
+      if (item.block >= ChangedTracks::BlocksFor(volume.size_bytes / kTrackBytes)) return false;
+      manifest->changes.push_back(
+          {id, item.block, std::vector<uint64_t>(item.words, item.words + kChangeBlockWords)});
+      return true;
+    }
+    return false;
+  }
+
   bool GetEnd(Manifest* manifest) {
     EndItem item;
     if (!Get(&item)) return false;
@@ -202,12 +232,14 @@ class Decoder {
 
 uint16_t FlagsOf(const VolumeState& volume) {
   return static_cast<uint16_t>((volume.thick ? kVolumeThick : 0) |
-                               (volume.block_bytes == 4096 ? kVolume4Kn : 0));
+                               (volume.block_bytes == 4096 ? kVolume4Kn : 0) |
+                               (volume.untouched.load() ? kVolumeUntouched : 0));
 }
 
 void SetFlags(VolumeState& volume, uint16_t flags) {
   volume.thick = (flags & kVolumeThick) != 0;
   volume.block_bytes = (flags & kVolume4Kn) != 0 ? 4096 : 512;
+  volume.untouched.store((flags & kVolumeUntouched) != 0);
 }
 
 ManifestVolume Describe(const VolumeState& volume) {
@@ -224,6 +256,13 @@ ManifestVolume Describe(const VolumeState& volume) {
   for (const auto& bits : volume.inherited_leaf_bits)
     described.inherited_leaf_bits.push_back(bits.load());
   return described;
+}
+
+void DescribeChanges(const VolumeState& volume, std::vector<ManifestChanges>* changes) {
+  if (volume.recording.load() == 0) return;
+  for (size_t block = 0; block < volume.changed.block_count(); ++block)
+    if (volume.changed.AnyIn(block))
+      changes->push_back({volume.id, block, volume.changed.Words(block)});
 }
 
 std::shared_ptr<VolumeState> Instantiate(const ManifestVolume& described) {
@@ -248,6 +287,12 @@ std::vector<uint8_t> EncodeManifest(const Manifest& manifest) {
     Put(out, ItemHeader{static_cast<uint32_t>(ItemType::kRelation), sizeof(RelationItem)});
     Put(out, RelationItem{relation.id, relation.source_id, relation.target_id, relation.flags,
                           relation.t0_unix_ms});
+  }
+  for (const ManifestChanges& changes : manifest.changes) {
+    ChangesItem item{changes.volume, changes.block, {}};
+    std::memcpy(item.words, changes.words.data(), sizeof item.words);
+    Put(out, ItemHeader{static_cast<uint32_t>(ItemType::kChanges), sizeof item});
+    Put(out, item);
   }
   for (const ManifestSeals& seals : manifest.seals) {
     Put(out, ItemHeader{static_cast<uint32_t>(ItemType::kSeals), sizeof(SealsItem)});

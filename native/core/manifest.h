@@ -40,6 +40,13 @@ struct ManifestVolume {
   std::vector<uint64_t> inherited_leaf_bits;
 };
 
+// Changed tracks of one volume: a block of ChangedTracks.
+struct ManifestChanges {
+  uint16_t volume = 0;
+  uint64_t block = 0;
+  std::vector<uint64_t> words;
+};
+
 // Where the seals of 1024 tracks are.
 struct ManifestSeals {
   uint64_t first_track = 0;
@@ -51,6 +58,7 @@ struct Manifest {
   std::vector<ManifestVolume> volumes;
   std::vector<RelationState> relations;
   std::vector<AreaSpec> areas;  // all, area 0 too
+  std::vector<ManifestChanges> changes;
   std::vector<ManifestSeals> seals;
 };
 
@@ -60,6 +68,8 @@ void SetFlags(VolumeState& volume, uint16_t flags);
 
 // All of a volume but its root.
 ManifestVolume Describe(const VolumeState& volume);
+// Its changed tracks, when it records them.
+void DescribeChanges(const VolumeState& volume, std::vector<ManifestChanges>* changes);
 // A volume without its tree.
 std::shared_ptr<VolumeState> Instantiate(const ManifestVolume& volume);
 

@@ -58,12 +58,14 @@ VolumeState::VolumeState(uint16_t volume_id, uint64_t size)
       size_bytes(size),
       tracks((size + kTrackBytes - 1) / kTrackBytes),
       root(IndexNodesFor(size)),
-      inherited_leaf_bits(root.size() * kIndexLeaves / 64) {}
+      inherited_leaf_bits(root.size() * kIndexLeaves / 64),
+      changed(tracks.load()) {}
 
 void VolumeState::Grow(uint64_t size) {
   FL_CHECK(size >= size_bytes && size % kTrackBytes == 0);
   root.GrowTo(IndexNodesFor(size));
   inherited_leaf_bits.GrowTo(root.size() * kIndexLeaves / 64);
+  changed.GrowTo(size / kTrackBytes);
   tracks.store(size / kTrackBytes, std::memory_order_release);
   size_bytes.store(size, std::memory_order_release);
 }
@@ -95,7 +97,9 @@ Map::Found Map::Find(const VolumeState& volume, uint64_t track) const {
                 Mutated(Mutation::kLeafSharedIgnored)) &&
                allocator_.Count(found.entry.own) == 1;
   // Last: the seal was made before another owner of the track could give it up.
-  found.exclusive = found.sole && (SealOf(found.entry.own) == 0 || Mutated(Mutation::kSealIgnored));
+  found.exclusive = found.sole &&
+                    (SealOf(found.entry.own) == 0 || Mutated(Mutation::kSealIgnored)) &&
+                    (!volume.MustRecord(track) || Mutated(Mutation::kChangeNotRecorded));
   return found;
 }
 
@@ -253,10 +257,9 @@ void Map::SetEntry(VolumeState& volume, uint64_t track, const Entry& next, uint6
   const int mapped_delta = int{next.mapped()} - int{old.mapped()};
   Add(index->mapped, mapped_delta);
   volume.mapped_tracks += static_cast<uint64_t>(int64_t{mapped_delta});
-  FL_CHECK(!next.inherited || old.inherited);
-  if (old.inherited && !next.inherited && volume.target_of != 0 &&
-      track < volume.inherit_limit_tracks)
-    --volume.inherited_tracks;
+  if (volume.target_of != 0 && track < volume.inherit_limit_tracks)
+    volume.inherited_tracks +=
+        static_cast<uint64_t>(int64_t{int{next.inherited} - int{old.inherited}});
 
   const bool base_counts = !Mutated(Mutation::kBaseNotCounted);
   for (const uint64_t gone : {old.own, base_counts ? old.base : kNoTrack}) {
@@ -398,6 +401,30 @@ void Map::Share(VolumeState& source, VolumeState& target, uint64_t lsn) {
   target.inherit_limit_tracks = source.tracks.load();
   target.inherited_tracks = source.mapped_tracks;
   target.copied_tracks = 0;
+}
+
+// A whole leaf of which every track has changed: one pointer.
+void Map::ShareLeaf(VolumeState& source, VolumeState& target, uint64_t first_track, uint64_t lsn) {
+  const uint64_t slot = first_track / kLeafTracks;
+  const IndexNode* from = source.root[first_track / kIndexTracks].load(std::memory_order_relaxed);
+  Leaf* theirs =
+      from == nullptr ? nullptr : from->leaves[slot % kIndexLeaves].load(std::memory_order_relaxed);
+  IndexNode* index = IndexForEdit(target, first_track / kIndexTracks, lsn, nullptr);
+  std::atomic<Leaf*>& place = index->leaves[slot % kIndexLeaves];
+  Leaf* ours = place.load(std::memory_order_relaxed);
+  const uint64_t mapped = theirs == nullptr ? 0 : theirs->mapped();
+  const uint64_t mapped_before = ours == nullptr ? 0 : ours->mapped();
+  const uint64_t inherited_before =
+      ours == nullptr ? 0 : (target.LeafInherited(slot) ? ours->mapped() : ours->inherited());
+  WillChange(index);
+  if (theirs != nullptr) theirs->owners.fetch_add(1);
+  place.store(theirs, std::memory_order_release);
+  Edited(index->version);
+  target.SetLeafInherited(slot);
+  Add(index->mapped, static_cast<int>(mapped) - static_cast<int>(mapped_before));
+  target.mapped_tracks += mapped - mapped_before;
+  target.inherited_tracks += mapped - inherited_before;
+  if (ours != nullptr) Emit(LeafDrop(ours, lsn));
 }
 
 // The index node in which a smaller source ends: its leaves up to the end, the target's own behind

@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "core/allocator.h"
+#include "core/changes.h"
 #include "core/entry.h"
 #include "core/growing.h"
 #include "core/leaf.h"
@@ -91,6 +92,30 @@ struct VolumeState {
   Growing<std::atomic<uint64_t>> inherited_leaf_bits;
   uint64_t mapped_tracks = 0;
   uint64_t copied_tracks = 0;
+  // Entries may still carry the flag of a relationship that ended early, where it says nothing.
+  bool stale_inherited = false;
+
+  // Set while the volume is the target of a relationship that inhibits writes: hosts are refused.
+  std::atomic<bool> write_inhibited{false};
+
+  // No host has written to it since it was created or last became a target. Of a thick volume only
+  // what makes a record ends it.
+  std::atomic<bool> untouched{false};
+
+  // Change recording, of source and target: the relationship, 0: none; and what changed since its
+  // T0.
+  std::atomic<uint64_t> recording{0};
+  ChangedTracks changed;
+  // The next change of the track must be recorded, so it may not be made in place.
+  bool MustRecord(uint64_t track) const {
+    if (untouched.load(std::memory_order_acquire) && !thick) return true;
+    return recording.load(std::memory_order_acquire) != 0 && !changed.Has(track);
+  }
+  // State lock held. The entry of the track was replaced by something else than a background copy.
+  void Changed(uint64_t track) {
+    if (recording.load(std::memory_order_relaxed) != 0) changed.Set(track);
+    if (untouched.load(std::memory_order_relaxed)) untouched.store(false);
+  }
 
   IoCounters counters[kCounterCopies];
 
@@ -170,7 +195,8 @@ class Map {
 
   // Replaces the entry. References in `next` that the old entry did not have must already be
   // counted (Allocate). Old ones that `next` lacks become drops of `lsn`.
-  // Copies that `ahead` has and that still fit are taken out of it.
+  // Copies that `ahead` has and that still fit are taken out of it. Only ShareChanged makes an
+  // entry inherited that was not.
   void SetEntry(VolumeState& volume, uint64_t track, const Entry& next, uint64_t lsn,
                 NodeCopies* ahead = nullptr);
   // Copies what an edit of the track would have to un-share: nothing, in most cases.
@@ -179,6 +205,13 @@ class Map {
   void GiveBack(NodeCopies* copies);
   // target := source, for the source's range; a larger target keeps its own tracks beyond it.
   void Share(VolumeState& source, VolumeState& target, uint64_t lsn);
+  // As Share, but only of the tracks that changed on either side since both were the same, which
+  // they were but for those. Precondition: the target is one already (target_of, inherit limit).
+  void ShareChanged(VolumeState& source, VolumeState& target, uint64_t lsn);
+  // target := image, entry by entry; what differs counts as changed.
+  void Restore(const VolumeState& image, VolumeState& target, uint64_t lsn);
+  // Whether an entry from `track` on carries the flag, whatever the volume's relationship says.
+  bool InheritedFrom(const VolumeState& volume, uint64_t track) const;
   // Gives up the whole tree (volume delete).
   void DropTree(VolumeState& volume, uint64_t lsn);
   // Whether the track is T0 content that was not copied yet. Under the state lock: an edit of the
@@ -244,6 +277,10 @@ class Map {
   static IndexNode* CopyIndex(const IndexNode& index);
   void AppendCopy(Leaf* to, uint32_t slot, Entry entry, bool inherited);
   void MarkInherited(VolumeState& volume, uint64_t leaf_slot, Leaf* leaf);
+  void ShareLeaf(VolumeState& source, VolumeState& target, uint64_t first_track, uint64_t lsn);
+  void ShareTrack(VolumeState& source, VolumeState& target, uint64_t track, uint64_t lsn);
+  void RestoreLeafOf(const Leaf* image, VolumeState& target, uint64_t first_track, uint64_t lsn);
+  void CountMissing(const Entry& next, const Entry& old);
   IndexNode* MergeBoundary(VolumeState& source, VolumeState& target, uint64_t index);
   Leaf* MergeLeaf(const Leaf* source, const Leaf* target, uint32_t source_entries);
   template <typename AnyNode>

@@ -187,6 +187,8 @@ std::string Map::RebuildCounts(const std::vector<VolumeState*>& volumes, const T
     // Derived, as the counts above are: a replayed establish does not know how much of its source
     // is mapped.
     volume->inherited_tracks = volume->target_of == 0 ? 0 : CountInherited(*volume);
+    volume->stale_inherited =
+        InheritedFrom(*volume, volume->target_of == 0 ? 0 : volume->inherit_limit_tracks.load());
   }
   DropDeadSeals();
   return {};

@@ -70,6 +70,9 @@ enum class Mutation {
   kPoolNotSynced,        // a new pool's file is not durable before its record
   kDropUnwitnessed,      // T26: a copy of the metadata fails, the other goes on alone unrecorded
   kStaleCopyUsed,        // T26: a copy that was declared out of date counts at the next open
+  kChangeNotRecorded,    // a volume that records its changes takes a first one in place
+  kTargetChangeIgnored,  // an incremental resync leaves what hosts wrote to the target
+  kChangesLost,          // a checkpoint forgets which tracks have changed
   kNoHeal,               // T26: a session begins with copies of different ends
 };
 

@@ -28,18 +28,23 @@ enum class RecordType : uint8_t {
   kReverse = 8,       // the relationship's volumes swap their roles, then as an establish
   kAddPool = 9,
   kGrowPool = 10,
+  kSetRelation = 11,  // other flags, without a new T0
+  kRevert = 12,       // target := another volume; the T0 is that of before
 };
 
 inline constexpr uint8_t kRecordMore = 1 << 0;       // the transaction goes on in the next record
 inline constexpr uint8_t kRecordInherited = 1 << 1;  // MAP: the entry's inherited flag
+inline constexpr uint8_t kRecordCopied = 1 << 2;     // MAP: a background copy's, not a host's
+// RESYNC, REVERSE: only of the tracks that changed on either side (changes.h).
+inline constexpr uint8_t kRecordIncremental = 1 << 3;
 
 struct RecordHeader {
   uint8_t type;
   uint8_t length_words;  // of 8 bytes, header included
   uint8_t flags;
   uint8_t reserved;
-  uint16_t volume;  // MAP, CREATE, DELETE, RESIZE; ESTABLISH, RESYNC, REVERSE: source; ADD_POOL,
-                    // GROW_POOL: the data area
+  uint16_t volume;  // MAP, CREATE, DELETE, RESIZE; ESTABLISH, RESYNC, REVERSE: source; REVERT:
+                    // the image; ADD_POOL, GROW_POOL: the data area
   uint16_t extra;   // MAP: mask; ESTABLISH, RESYNC, REVERSE: target; CREATE, ADD_POOL: bytes of the
                     // name
 };
@@ -61,6 +66,21 @@ struct EstablishRecord {
   uint64_t relation_flags;
 };
 static_assert(sizeof(EstablishRecord) == 32);
+
+struct SetRelationRecord {
+  RecordHeader header;
+  uint64_t relationship;
+  uint64_t relation_flags;
+};
+static_assert(sizeof(SetRelationRecord) == 24);
+
+struct RevertRecord {
+  RecordHeader header;  // volume: the image
+  uint64_t relationship;
+  int64_t t0_unix_ms;
+  uint64_t relation_flags;
+};
+static_assert(sizeof(RevertRecord) == 32);
 
 struct EndRelationRecord {
   RecordHeader header;
@@ -146,6 +166,12 @@ inline size_t RecordLength(const uint8_t* data, size_t available) {
     case RecordType::kResync:
     case RecordType::kReverse:
       expected = sizeof(EstablishRecord);
+      break;
+    case RecordType::kSetRelation:
+      expected = sizeof(SetRelationRecord);
+      break;
+    case RecordType::kRevert:
+      expected = sizeof(RevertRecord);
       break;
     case RecordType::kEndRelation:
       expected = sizeof(EndRelationRecord);

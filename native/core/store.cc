@@ -45,11 +45,17 @@ Result<Volume> Store::Attach(uint16_t id) {
 Status Store::Establish(std::span<const PairSpec> pairs, std::vector<uint64_t>* ids) {
   return impl_->Establish(pairs, ids);
 }
-Status Store::Resync(std::span<const uint64_t> relationship_ids) {
-  return impl_->CopyAgain(RecordType::kResync, relationship_ids);
+Status Store::Resync(std::span<const uint64_t> relationship_ids, std::optional<uint32_t> flags) {
+  return impl_->CopyAgain(RecordType::kResync, relationship_ids, flags);
 }
-Status Store::Reverse(std::span<const uint64_t> relationship_ids) {
-  return impl_->CopyAgain(RecordType::kReverse, relationship_ids);
+Status Store::Reverse(std::span<const uint64_t> relationship_ids, std::optional<uint32_t> flags) {
+  return impl_->CopyAgain(RecordType::kReverse, relationship_ids, flags);
+}
+Status Store::Revert(uint64_t relationship_id, uint16_t image, int64_t t0_unix_ms, uint32_t flags) {
+  return impl_->Revert(relationship_id, image, t0_unix_ms, flags);
+}
+Status Store::SetFlags(uint64_t relationship_id, uint32_t flags) {
+  return impl_->SetRelationFlags(relationship_id, flags);
 }
 Status Store::Withdraw(uint64_t relationship_id) { return impl_->Withdraw(relationship_id); }
 std::vector<RelationshipInfo> Store::ListRelationships() { return impl_->ListRelationships(); }
@@ -100,6 +106,9 @@ Status Volume::WriteZeroes(OpSlot& slot, uint64_t offset_bytes, uint64_t len, bo
 Status Volume::Trim(OpSlot& slot, uint64_t offset_bytes, uint64_t len) {
   return store_->Trim(slot, *state_, offset_bytes, len);
 }
+bool Volume::WritesInhibited() const {
+  return state_->write_inhibited.load(std::memory_order_relaxed);
+}
 bool Volume::ReadAsync(uint64_t offset_bytes, void* buf, size_t len, Completion* done) {
   return store_->ReadAsync(*state_, offset_bytes, buf, len, done);
 }
@@ -148,6 +157,8 @@ VolumeInfo StoreImpl::InfoOf(const VolumeState& volume) {
   info.mapped_tracks = volume.mapped_tracks;
   info.attached = volume.attached.load();
   info.frozen_until_unix_ms = freezes_.ThawsAt(volume);
+  info.host_written = !volume.untouched.load();
+  info.write_inhibited = volume.write_inhibited.load();
   for (const IoCounters& copy : volume.counters) {
     info.read_ops += copy.read_ops.load(std::memory_order_relaxed);
     info.read_bytes += copy.read_bytes.load(std::memory_order_relaxed);

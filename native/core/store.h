@@ -14,6 +14,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -51,8 +52,9 @@ struct StoreOptions {
 };
 
 enum VolumeFlag : uint16_t {
-  kVolumeThick = 1u << 0,  // its whole size is reserved: its writes never find the pool full
-  kVolume4Kn = 1u << 1,    // its hosts see blocks of 4096 bytes; otherwise 512
+  kVolumeThick = 1u << 0,      // its whole size is reserved: its writes never find the pool full
+  kVolumeUntouched = 1u << 2,  // no host has written since it was made or became a target
+  kVolume4Kn = 1u << 1,        // its hosts see blocks of 4096 bytes; otherwise 512
 };
 
 struct CreateOptions {
@@ -92,6 +94,10 @@ struct VolumeInfo {
   uint64_t redirected_tracks =
       0;  // writes that went to a fresh track because the old one was shared
   int64_t frozen_until_unix_ms = 0;  // 0: not frozen
+  // A host has written to it since it was created or last became a target. Of a thick volume,
+  // writes over what it has already may be missed.
+  bool host_written = false;
+  bool write_inhibited = false;  // by the relationship that it is the target of (kRelInhibit)
 };
 
 enum RelationshipFlag : uint32_t {
@@ -99,7 +105,15 @@ enum RelationshipFlag : uint32_t {
   // The source became the target of another relationship after T0: its changes since then cannot be
   // told. Set by the store.
   kRelSourceReplaced = 1u << 1,
+  kRelPersistent = 1u << 2,  // stays when every track has been copied
+  // Both volumes note which of their tracks change after T0: a resync or a reverse then shares
+  // and copies only those (changes.h). A volume records for one relationship at a time.
+  kRelRecord = 1u << 3,
+  kRelInhibit = 1u << 4,     // hosts may not write the target
+  kRelRevertible = 1u << 5,  // the image before the last resync is kept; means nothing to the store
 };
+inline constexpr uint32_t kRelFlags =
+    kRelNoCopy | kRelPersistent | kRelRecord | kRelInhibit | kRelRevertible;  // of the callers
 
 // A relationship that tells what changed in a volume since its T0 (block_status.h).
 struct RecordingInfo {
@@ -124,12 +138,15 @@ struct RelationshipInfo {
       0;  // target tracks whose T0 data is still only shared, not yet on a track of its own
   uint64_t total_tracks = 0;   // tracks of the source
   uint64_t copied_tracks = 0;  // by background copy, since the store was opened
+  // What background copy has still to look at; 0: it has nothing to do.
+  uint64_t pending_tracks = 0;
 };
 
 struct CopyBatchResult {
   uint32_t copied_tracks = 0;  // tracks physically copied by this call
   uint64_t next_track = 0;     // pass as `first_track` of the next call
-  bool done = false;  // nothing is left to copy; the relationship has ended (record written)
+  // Nothing is left to copy. The relationship has ended (record written), unless it is persistent.
+  bool done = false;
 };
 
 // A track whose content is not what its seal says.
@@ -261,6 +278,8 @@ class Volume {
   // Hands what the page cache has of the range to the disk, without waiting for it: a hint for a
   // Flush that is to be expected. Nothing in direct mode.
   void StartWriteOut(OpSlot& slot, uint64_t offset_bytes, uint64_t len);
+  // A relationship inhibits host writes to the volume (kRelInhibit): they are refused.
+  bool WritesInhibited() const;
   // Brackets of everything a host wants written (Write, WriteAsync until its Done, WriteZeroes,
   // Trim): a freeze waits for those that have begun. False: the volume is frozen, the write has not
   // begun and must wait for the thaw. Never blocks. The same slot begins and ends one.
@@ -314,18 +333,26 @@ class Store {
   // volume twice as target), kBusy (target already in a relationship), kTimeout.
   Status Establish(std::span<const PairSpec> pairs, std::vector<uint64_t>* ids);
   // target := source again, at one new T0 for all of them, or none. What hosts wrote to the targets
-  // is given up. The whole source is shared anew. Errors as Establish; kNotFound: a relationship
-  // has ended.
-  Status Resync(std::span<const uint64_t> relationship_ids);
+  // is given up. A relationship that recorded its changes shares those only, any other the whole
+  // source anew. `flags`: kRelFlags bits that replace the relationships' own. Errors as Establish;
+  // kNotFound: a relationship has ended.
+  Status Resync(std::span<const uint64_t> relationship_ids, std::optional<uint32_t> flags = {});
   Status Resync(uint64_t relationship_id) { return Resync({&relationship_id, 1}); }
   // The roles swap: the old source becomes a copy of what the old target holds at a new T0. The ids
   // stay. All or none. Errors as Establish; kInvalid: the sizes differ; kBusy: the old source is
   // itself a target; kNotFound.
-  Status Reverse(std::span<const uint64_t> relationship_ids);
+  Status Reverse(std::span<const uint64_t> relationship_ids, std::optional<uint32_t> flags = {});
   Status Reverse(uint64_t relationship_id) { return Reverse({&relationship_id, 1}); }
   // Ends the relationship; the target keeps its T0 content (better than the ESS,
   // track-store.md 3.0). Blocks.
   Status Withdraw(uint64_t relationship_id);
+  // Other flags without a new T0: nocopy turned into copy, inhibit, persistent. Recording can end
+  // but not begin: its bits count from a T0. Durable when it returns. Blocks. kInvalid, kNotFound.
+  Status SetFlags(uint64_t relationship_id, uint32_t flags);
+  // The target of a relationship that records becomes the image again, a volume of its size that
+  // shares its tracks; what differs counts as changed. `t0_unix_ms` and `flags` become the
+  // relationship's. Durable when it returns. Blocks. Errors as Resync.
+  Status Revert(uint64_t relationship_id, uint16_t image, int64_t t0_unix_ms, uint32_t flags);
   std::vector<RelationshipInfo> ListRelationships();
   // Relationships whose T0 a volume can be compared with: those it is the source or the target of,
   // and those of its own source; at most kMaxRecordings. Cheap: counts nothing.

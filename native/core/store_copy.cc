@@ -1,5 +1,5 @@
-// Volumes and FlashCopy: create, resize, delete, establish, resync, reverse, withdraw, background
-// copy (track-store.md 3.5).
+// Volumes and the T0s of FlashCopy: create, resize, delete, establish, resync, reverse
+// (track-store.md 3.5).
 #include <algorithm>
 #include <chrono>
 #include <set>
@@ -73,6 +73,7 @@ Status StoreImpl::AddVolume(uint16_t id, uint64_t size_bytes, std::string_view n
     volume->pool = options.pool;
     volume->thick = options.thick;
     volume->block_bytes = options.block_bytes;
+    volume->untouched.store(true);
     CreateVolumeRecord record{MakeHeader<CreateVolumeRecord>(RecordType::kCreateVolume, id,
                                                              static_cast<uint16_t>(name.size())),
                               size_bytes,
@@ -190,11 +191,18 @@ Status StoreImpl::CheckCopies(std::span<const Copy> copies) {
     return Status(Code::kLimit, "the pool's kill ring is too small for so many pairs at once");
   std::set<uint16_t> sources;
   std::set<uint16_t> targets;
+  std::set<uint16_t> recorders;
   for (const Copy& copy : copies) {
     if (Status status = CheckCopy(copy); !status.ok()) return status;
     if (!targets.insert(copy.pair.target_id).second)
       return Status(Code::kInvalid, NameOf(copy.pair) + " refused: the target is named twice");
     sources.insert(copy.pair.source_id);
+    const bool records = (copy.pair.flags & kRelRecord) != 0;
+    if (records && !(recorders.insert(copy.pair.source_id).second &&
+                     recorders.insert(copy.pair.target_id).second))
+      return Status(Code::kBusy, NameOf(copy.pair) +
+                                     " refused: one relationship of a volume at a time records "
+                                     "its changes");
   }
   for (const uint16_t target : targets)
     if (sources.contains(target))
@@ -225,7 +233,9 @@ Status StoreImpl::CheckCopy(const Copy& copy) {
   if (target_of != 0 && (copy.type != RecordType::kResync || target_of != copy.relationship))
     return Status(Code::kBusy,
                   name + " refused: the target is already in a relationship; withdraw it first");
-  return Status::Ok();
+  if ((copy.pair.flags & ~kRelFlags) != 0)
+    return Status(Code::kInvalid, name + " refused: unknown relationship flags");
+  return CheckRecording(copy);
 }
 
 // Replay's form of the same question, and what a flip relies on.
@@ -241,7 +251,8 @@ bool StoreImpl::CopyFits(const Copy& copy) const {
   if (relation == relations_.end()) return false;
   if (copy.type == RecordType::kResync)
     return relation->second.source_id == copy.pair.source_id &&
-           relation->second.target_id == copy.pair.target_id;
+           relation->second.target_id == copy.pair.target_id &&
+           (!copy.incremental || target->second->inherit_limit_tracks == source->second->tracks);
   return relation->second.source_id == copy.pair.target_id &&
          relation->second.target_id == copy.pair.source_id &&
          target->second->tracks == source->second->tracks && target->second->target_of == 0;
@@ -276,15 +287,28 @@ Status StoreImpl::CloseTargets(const std::vector<VolumeState*>& targets) {
 void StoreImpl::ApplyFlip(const Copy& copy, int64_t t0_unix_ms, uint64_t lsn) {
   VolumeState& source = *volumes_.at(copy.pair.source_id);
   VolumeState& target = *volumes_.at(copy.pair.target_id);
-  map_->Share(source, target, lsn);
-  if (copy.type == RecordType::kReverse) source.target_of = 0;
+  ShareForFlip(copy, source, target, lsn);
+  if (copy.type == RecordType::kReverse) {
+    source.target_of = 0;
+    source.write_inhibited.store(false);
+    if (source.inherited_tracks != 0) source.stale_inherited = true;
+  }
   target.target_of = copy.relationship;
+  target.untouched.store(true);
   // Copies of the old content can no longer be compared with the volume (store_status.cc).
   for (auto& [id, relation] : relations_)
     if (relation.source_id == copy.pair.target_id) relation.flags |= kRelSourceReplaced;
-  relations_[copy.relationship] =
-      RelationState{copy.relationship, copy.pair.source_id, copy.pair.target_id,
-                    copy.pair.flags & ~uint32_t{kRelSourceReplaced}, t0_unix_ms};
+  const RelationState next{copy.relationship, copy.pair.source_id, copy.pair.target_id,
+                           copy.pair.flags & ~uint32_t{kRelSourceReplaced}, t0_unix_ms};
+  // A relationship that goes on recording never stops in between: writers look without the lock.
+  if ((next.flags & kRelRecord) != 0) {
+    source.changed.Clear();
+    target.changed.Clear();
+  } else if (const auto old = relations_.find(next.id); old != relations_.end()) {
+    StopRecording(old->second);
+  }
+  relations_[next.id] = next;
+  ApplyFlags(next);
   next_relation_ = std::max(next_relation_, copy.relationship + 1);
 }
 
@@ -294,6 +318,7 @@ void StoreImpl::FlipOne(const Copy& copy, int64_t t0_unix_ms, bool more) {
       MakeHeader<EstablishRecord>(copy.type, copy.pair.source_id, copy.pair.target_id),
       copy.relationship, t0_unix_ms, copy.pair.flags};
   if (more) record.header.flags |= kRecordMore;
+  if (copy.incremental) record.header.flags |= kRecordIncremental;
   ApplyFlip(copy, t0_unix_ms, AppendRecord(&record, sizeof record));
   ++pairs_flipped_;
 #ifdef FLASHLUN_MUTATIONS
@@ -309,6 +334,7 @@ Status StoreImpl::Flip(std::vector<Copy>& copies, Monitor::Lock& lock) {
   const int64_t t0 = io_.UnixMs();
   for (size_t i = 0; i < copies.size(); ++i) {
     if (copies[i].type == RecordType::kEstablish) copies[i].relationship = next_relation_;
+    copies[i].incremental = CanBeIncremental(copies[i]);
     const bool more = i + 1 < copies.size() && !Mutated(Mutation::kTornGate);
     FlipOne(copies[i], t0, more);
     if (Mutated(Mutation::kTornGate)) {
@@ -435,7 +461,8 @@ Status StoreImpl::Establish(std::span<const PairSpec> pairs, std::vector<uint64_
   return status;
 }
 
-Status StoreImpl::CopyAgain(RecordType type, std::span<const uint64_t> relationship_ids) {
+Status StoreImpl::CopyAgain(RecordType type, std::span<const uint64_t> relationship_ids,
+                            std::optional<uint32_t> flags) {
   const T0Turn turn(*this);
   std::vector<Copy> copies;
   {
@@ -444,7 +471,8 @@ Status StoreImpl::CopyAgain(RecordType type, std::span<const uint64_t> relations
       const auto it = relations_.find(id);
       if (it == relations_.end()) return NoRelation();
       const RelationState& relation = it->second;
-      PairSpec pair{relation.source_id, relation.target_id, relation.flags};
+      PairSpec pair{relation.source_id, relation.target_id,
+                    flags.value_or(relation.flags & kRelFlags)};
       if (type == RecordType::kReverse) std::swap(pair.source_id, pair.target_id);
       copies.push_back({type, id, pair});
     }
@@ -452,126 +480,68 @@ Status StoreImpl::CopyAgain(RecordType type, std::span<const uint64_t> relations
   return CopyAtT0(copies);
 }
 
-// State lock held.
-void StoreImpl::EndRelation(uint64_t relationship_id) {
-  const RelationState relation = relations_.at(relationship_id);
-  const EndRelationRecord record{MakeHeader<EndRelationRecord>(RecordType::kEndRelation, 0, 0),
-                                 relationship_id};
-  AppendRecord(&record, sizeof record);
-  volumes_.at(relation.target_id)->target_of = 0;
-  relations_.erase(relationship_id);
+bool StoreImpl::RevertFits(uint64_t relationship_id, uint16_t image) const {
+  const auto relation = relations_.find(relationship_id);
+  const auto from = volumes_.find(image);
+  if (relation == relations_.end() || from == volumes_.end()) return false;
+  const VolumeState& target = *volumes_.at(relation->second.target_id);
+  return target.recording.load() == relationship_id && from->second.get() != &target &&
+         from->second->tracks == target.tracks && from->second->thick == target.thick;
 }
 
-Status StoreImpl::Withdraw(uint64_t relationship_id) {
+Status StoreImpl::CheckRevert(uint64_t relationship_id, uint16_t image) {
+  if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
+  if (!relations_.contains(relationship_id)) return NoRelation();
+  if (!volumes_.contains(image)) return NoVolume(image);
+  if (RevertFits(relationship_id, image)) return Status::Ok();
+  return Status(Code::kInvalid,
+                "a revert needs a relationship that records its changes and an "
+                "image of its target's size");
+}
+
+// The change itself, live and in replay.
+void StoreImpl::ApplyRevert(const RevertRecord& record, uint64_t lsn) {
+  RelationState& relation = relations_.at(record.relationship);
+  VolumeState& target = *volumes_.at(relation.target_id);
+  map_->Restore(*volumes_.at(record.header.volume), target, lsn);
+  target.untouched.store(true);
+  for (auto& [id, other] : relations_)
+    if (other.source_id == relation.target_id) other.flags |= kRelSourceReplaced;
+  relation.t0_unix_ms = record.t0_unix_ms;
+  const auto flags = static_cast<uint32_t>(record.relation_flags);
+  if ((flags & kRelRecord) == 0) StopRecording(relation);
+  relation.flags = flags | (relation.flags & kRelSourceReplaced);
+  ApplyFlags(relation);
+}
+
+Status StoreImpl::Revert(uint64_t relationship_id, uint16_t image, int64_t t0_unix_ms,
+                         uint32_t flags) {
+  const T0Turn turn(*this);
+  Held held;
   {
     auto lock = state_.Acquire();
-    if (!relations_.contains(relationship_id)) return NoRelation();
-    if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
-    EndRelation(relationship_id);
+    if (Status status = CheckRevert(relationship_id, image); !status.ok()) return status;
+    held.volumes.push_back(volumes_.at(relations_.at(relationship_id).target_id));
+    held.volumes.push_back(volumes_.at(image));
+    for (const auto& volume : held.volumes) volume->attached.fetch_add(1);
+    held.targets.push_back(held.volumes.front().get());
   }
-  return Flush();
-}
-
-bool StoreImpl::EndIfComplete(uint64_t relationship_id) {
-  auto lock = state_.Acquire();
-  const auto it = relations_.find(relationship_id);
-  if (it == relations_.end()) return true;
-  if (volumes_.at(it->second.target_id)->inherited_tracks != 0) return false;
-  EndRelation(relationship_id);
-  return true;
-}
-
-Result<CopyBatchResult> StoreImpl::CopyBatch(uint64_t relationship_id, uint64_t first_track,
-                                             uint32_t max_tracks) {
-  CopyBatchResult result;
-  OpSlot* slot = epochs_.AcquireSlot();
-  if (slot == nullptr)
-    return Status(Code::kLimit, "too many threads do volume I/O at once; try again");
-  struct Releaser {
-    Epochs& epochs;
-    OpSlot* slot;
-    ~Releaser() { epochs.ReleaseSlot(slot); }
-  } const releaser{epochs_, slot};
-  result.next_track = first_track;
-  // Bounded by tracks looked at, not only by tracks copied: a call must end even when all of them
-  // were taken by hosts.
-  for (uint32_t step = 0; step < max_tracks; ++step) {
-    if (is_poisoned_.load()) return PoisonedStatus();
-    Pace();
-    std::shared_ptr<VolumeState> target;
-    {
-      auto lock = state_.Acquire();
-      const auto it = relations_.find(relationship_id);
-      if (it == relations_.end())
-        return Status(Code::kNotFound, "the relationship has ended: it was withdrawn");
-      target = volumes_.at(it->second.target_id);
-      result.next_track = map_->NextInherited(*target, result.next_track);
-    }
-    if (result.next_track >= target->inherit_limit_tracks.load()) {
-      result.next_track = 0;
-      result.done = EndIfComplete(relationship_id);
-      return result;
-    }
-    bool copied = false;
-    if (Status status = CopyTrack(*slot, *target, result.next_track, &copied); !status.ok())
-      return status;
-    result.copied_tracks += copied ? 1 : 0;
-    ++result.next_track;
-  }
-  return result;
-}
-
-bool StoreImpl::Inherited(const VolumeState& volume, uint64_t track) {
-  auto lock = state_.Acquire();
-  return map_->Inherited(volume, track);
-}
-
-// Gives one inherited track of the target a physical track of its own, in the target's pool. Under
-// the track lock, so a host write to the track comes before (and the copy takes its result along)
-// or after (and finds a track of its own): trap T24.
-Status StoreImpl::CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, bool* copied) {
-  SpaceTicket ticket;
-  Status status;
-  bool reserved = false;
-  for (int tries = 0;; ++tries) {
-    Throttle();
-    Enter(slot, target, true);
-    const uint64_t key = TrackLocks::Key(target.id, track);
-    if (!Mutated(Mutation::kCopyWithoutLock)) track_locks_.LockExclusive(key);
-    status = CopyLocked(target, track, &ticket, copied);
-    if (!Mutated(Mutation::kCopyWithoutLock)) track_locks_.UnlockExclusive(key);
-    Leave(slot);
-    if (status.code() != Code::kNoSpace || reserved) break;
-    status = Reserve(target, 1, &ticket);
-    reserved = status.ok();
-    if (!reserved && !MayNeedNone(target, status, tries)) break;
-  }
-  EndTicket(target, &ticket);
-  return status;
-}
-
-Status StoreImpl::CopyLocked(VolumeState& target, uint64_t track, SpaceTicket* ticket,
-                             bool* copied) {
-  const Map::Found found = map_->Find(target, track);
-  if (!found.entry.mapped() || !Inherited(target, track)) return Status::Ok();
-  Status status;
-  const bool in_place = AreaOf(found.entry.own) == target.pool || Mutated(Mutation::kCopyKeepsArea);
-  if (found.sole && found.entry.full() && in_place) {
-    // The source has left this track since: it already is the target's own.
-    status = Publish(target, track, Entry::Full(found.entry.own), true);
-  } else {
-    bool bad = false;
-    status = CopyContent(target, track, found.entry, ticket, &bad);
-    if (bad) {  // trap T13: one other track
-      Status other = CopyContent(target, track, found.entry, ticket, &bad);
-      if (other.code() != Code::kNoSpace) status = std::move(other);
-    }
-  }
+  Status status = WaitForDrops(1);
+  Throttle();
+  if (status.ok()) status = CloseTargets(held.targets);
   if (!status.ok()) return status;
-  *copied = true;
-  auto lock = state_.Acquire();
-  ++target.copied_tracks;
-  return status;
+  {
+    auto lock = state_.Acquire();
+    status = CheckRevert(relationship_id, image);  // again: it may have ended
+    if (status.ok()) {
+      RevertRecord record{MakeHeader<RevertRecord>(RecordType::kRevert, image, 0), relationship_id,
+                          t0_unix_ms, flags & kRelFlags};
+      ApplyRevert(record, AppendRecord(&record, sizeof record));
+      ++pairs_flipped_;
+    }
+  }
+  SetGates(held.targets, Gate::kOpen);
+  return status.ok() ? Flush() : std::move(status);
 }
 
 }  // namespace flashlun

@@ -72,7 +72,10 @@ class StoreImpl {
 
   Status Establish(std::span<const PairSpec> pairs, std::vector<uint64_t>* ids);
   // kResync or kReverse.
-  Status CopyAgain(RecordType type, std::span<const uint64_t> relationship_ids);
+  Status CopyAgain(RecordType type, std::span<const uint64_t> relationship_ids,
+                   std::optional<uint32_t> flags);
+  Status Revert(uint64_t relationship_id, uint16_t image, int64_t t0_unix_ms, uint32_t flags);
+  Status SetRelationFlags(uint64_t relationship_id, uint32_t flags);
   Status Withdraw(uint64_t relationship_id);
   std::vector<RelationshipInfo> ListRelationships();
   Result<CopyBatchResult> CopyBatch(uint64_t relationship_id, uint64_t first_track,
@@ -176,6 +179,8 @@ class StoreImpl {
   Status ReplayKillRing();
   Status ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length);
   Status ApplyMap(uint64_t lsn, const uint8_t* record);
+  Status ReplayRevert(uint64_t lsn, const uint8_t* record);
+  Status ApplySetRelation(const uint8_t* record);
   Status ApplyCopy(uint64_t lsn, const uint8_t* record);
   Status ApplyResize(const uint8_t* record);
   Status ApplyCreate(const uint8_t* record);
@@ -325,12 +330,22 @@ class StoreImpl {
     RecordType type;
     uint64_t relationship;
     PairSpec pair;
+    bool incremental = false;  // known from the flip on
   };
   struct Held;
   class T0Turn;
   Status CopyAtT0(std::vector<Copy>& copies);
   Status CheckCopies(std::span<const Copy> copies);
   Status CheckCopy(const Copy& copy);
+  Status CheckRecording(const Copy& copy);
+  bool CanBeIncremental(const Copy& copy) const;
+  void ShareForFlip(const Copy& copy, VolumeState& source, VolumeState& target, uint64_t lsn);
+  void ForgetRelation(uint64_t relationship_id);
+  void StopRecording(const RelationState& relation);
+  Status CheckRevert(uint64_t relationship_id, uint16_t image);
+  bool RevertFits(uint64_t relationship_id, uint16_t image) const;
+  void ApplyRevert(const RevertRecord& record, uint64_t lsn);
+  void ApplyFlags(const RelationState& relation);
   Status WaitForDrops(size_t pairs);
   Status HoldVolumes(std::span<const Copy> copies, Held* held);
   Status GatesAndFlip(std::vector<Copy>& copies, const Held& held);

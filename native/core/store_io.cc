@@ -452,7 +452,11 @@ Status StoreImpl::PublishUnderLock(VolumeState& volume, uint64_t track, Entry ne
   if (volume.deleted) return Status(Code::kNotFound, "the volume was deleted meanwhile");
   const Entry old = map_->FindEntry(volume, track);
   next.inherited = !copied && StillInherited(old, map_->Inherited(volume, track), next);
-  const MapRecord record = MakeMapRecord(volume.id, track, next);
+  MapRecord record = MakeMapRecord(volume.id, track, next);
+  if (copied)
+    record.header.flags |= kRecordCopied;
+  else
+    volume.Changed(track);
   const uint64_t lsn = AppendRecord(&record, sizeof record);
   map_->SetEntry(volume, track, next, lsn, ahead);
   return Status::Ok();

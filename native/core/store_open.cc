@@ -236,6 +236,7 @@ Status StoreImpl::LoadCheckpoint(const CheckpointRef& ref) {
     if (!volumes_.contains(relation.source_id) || !volumes_.contains(relation.target_id))
       return Contradiction(options_.dir, "a relationship of a volume that does not exist");
     relations_.emplace(relation.id, relation);
+    ApplyFlags(relation);
   }
   next_relation_ = loaded.value().next_relation;
   last_lsn_ = ref.lsn;
@@ -338,13 +339,15 @@ Status StoreImpl::ApplyRecord(uint64_t lsn, const uint8_t* record, size_t length
       return ApplyResize(record);
     case RecordType::kEndRelation: {
       const uint64_t id = ReadRecord<EndRelationRecord>(record).relationship;
-      const auto it = relations_.find(id);
-      if (it == relations_.end())
+      if (!relations_.contains(id))
         return Contradiction(options_.dir, "the end of an unknown relationship");
-      volumes_.at(it->second.target_id)->target_of = 0;
-      relations_.erase(it);
+      ForgetRelation(id);
       return Status::Ok();
     }
+    case RecordType::kRevert:
+      return ReplayRevert(lsn, record);
+    case RecordType::kSetRelation:
+      return ApplySetRelation(record);
     case RecordType::kCreateVolume:
       return ApplyCreate(record);
     case RecordType::kDeleteVolume: {
@@ -381,6 +384,26 @@ Status StoreImpl::ApplyMap(uint64_t lsn, const uint8_t* bytes) {
     map_->Unseal(entry.own);
   entry.inherited = inherited;
   map_->SetEntry(*it->second, record.track, entry, lsn);
+  if ((record.header.flags & kRecordCopied) == 0) it->second->Changed(record.track);
+  return Status::Ok();
+}
+
+Status StoreImpl::ReplayRevert(uint64_t lsn, const uint8_t* bytes) {
+  const auto record = ReadRecord<RevertRecord>(bytes);
+  if (!RevertFits(record.relationship, record.header.volume))
+    return Contradiction(options_.dir, "an impossible revert record");
+  ApplyRevert(record, lsn);
+  return Status::Ok();
+}
+
+Status StoreImpl::ApplySetRelation(const uint8_t* bytes) {
+  const auto record = ReadRecord<SetRelationRecord>(bytes);
+  const auto it = relations_.find(record.relationship);
+  if (it == relations_.end())
+    return Contradiction(options_.dir, "flags of an unknown relationship");
+  StopRecording(it->second);
+  it->second.flags = static_cast<uint32_t>(record.relation_flags);
+  ApplyFlags(it->second);
   return Status::Ok();
 }
 
@@ -389,7 +412,8 @@ Status StoreImpl::ApplyCopy(uint64_t lsn, const uint8_t* bytes) {
   const Copy copy{
       static_cast<RecordType>(record.header.type),
       record.relationship,
-      {record.header.volume, record.header.extra, static_cast<uint32_t>(record.relation_flags)}};
+      {record.header.volume, record.header.extra, static_cast<uint32_t>(record.relation_flags)},
+      (record.header.flags & kRecordIncremental) != 0};
   if (!CopyFits(copy)) return Contradiction(options_.dir, "an impossible establish record");
   ApplyFlip(copy, record.t0_unix_ms, lsn);
   return Status::Ok();

@@ -281,6 +281,7 @@ std::vector<RelationshipInfo> StoreImpl::ListRelationships() {
       info.t0_unix_ms = relation.t0_unix_ms;
       info.total_tracks = target->inherit_limit_tracks.load();
       info.copied_tracks = target->copied_tracks;
+      info.pending_tracks = target->inherited_tracks;
       list.push_back(info);
       targets.push_back(target);
     }

@@ -148,7 +148,7 @@ bool Connection::MayGoOn() {
 }
 
 bool Connection::Serve(const Request& request) {
-  const Verdict verdict = Validate(request, limits_);
+  const Verdict verdict = Validate(request, LimitsNow());
   if (verdict.action != Action::kExecute) return Refuse(request, verdict);
   if (turnstile_.limited() && !AwaitTurn(request)) return false;
   switch (request.type) {

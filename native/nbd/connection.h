@@ -182,6 +182,12 @@ class Connection {
   Store& store_;
   OpSlot& slot_;
   Volume volume_;
+  // A relationship may forbid writes to its target at any time (Volume::WritesInhibited).
+  ExportLimits LimitsNow() const {
+    ExportLimits limits = limits_;
+    limits.read_only = limits.read_only || volume_.WritesInhibited();
+    return limits;
+  }
   const ExportLimits limits_;
   const ReplyStyle style_;
   const std::vector<SelectedContext> contexts_;

@@ -115,6 +115,7 @@ class Simulation {
   void DoWriteHalves(OpSlot& slot);
   void DoZeroPart(OpSlot& slot);
   void DoFlush();
+  uint32_t RandomFlags();
   void DoEstablish();
   void DoCopyAgain();
   void DoResize();

@@ -34,10 +34,18 @@ void Simulation::EstablishFiber(int operations) {
   --hosts_running_;
 }
 
+// Half of them record their changes, which thick volumes do not, and stay.
+uint32_t Simulation::RandomFlags() {
+  uint32_t flags = rng_() % 2 ? uint32_t{kRelNoCopy} : 0;
+  if (!thick_ && rng_() % 2) flags |= kRelRecord | kRelPersistent;
+  if (rng_() % 8 == 0) flags |= kRelPersistent;
+  return flags;
+}
+
 void Simulation::DoEstablish() {
   std::vector<PairSpec> pairs;
   const uint64_t kind = rng_() % 10;
-  const uint32_t flags = rng_() % 2 ? uint32_t{kRelNoCopy} : 0;
+  const uint32_t flags = RandomFlags();
   if (kind < 4) {
     pairs = {{0x1000, 0x1002, flags}, {0x1001, 0x1003, flags}};
   } else {
@@ -57,7 +65,7 @@ void Simulation::DoEstablish() {
 void Simulation::BeginGroup(bool group, uint32_t flags) {
   last_group_ms_ = group && chain_ready_ ? io_->UnixMs() : INT64_MAX;
   // Without a background copy nobody ends one of the two while this is under way.
-  if (group && flags == kRelNoCopy) group_begun_ms_ = io_->UnixMs();
+  if (group && (flags & (kRelNoCopy | kRelPersistent)) != 0) group_begun_ms_ = io_->UnixMs();
 }
 
 void Simulation::EndCopies(const std::vector<PairSpec>& pairs, const Status& status,
@@ -110,7 +118,9 @@ void Simulation::DoCopyAgain() {
   }
   BeginGroup(ids.size() == 2, flags);
   Count(ids.size() == 2 ? Did::kResyncGroup : Did::kResync);
-  EndCopies(pairs, store_->Resync(ids), "resync");
+  std::optional<uint32_t> replaced;
+  if (ids.size() == 1 && rng_() % 3 == 0) replaced = RandomFlags();
+  EndCopies(pairs, store_->Resync(ids, replaced), "resync");
 }
 
 void Simulation::DoResize() {

@@ -1,7 +1,7 @@
 /** Routes of hosts, volume access (LUN masking) and rate limits. */
 
-import type { FastifyRequest } from 'fastify';
 import type { App } from './app.js';
+import { userOf } from './principal.js';
 import { ErrorBody, Nothing, VolumeParams } from './schemas.js';
 import {
   AllowBody,
@@ -25,11 +25,6 @@ export function addAccessRoutes(app: App, services: ApiServices): void {
   addRateRoutes(app, services);
 }
 
-/** Who asks, for the audit lines of the log. */
-function userOf(request: Pick<FastifyRequest, 'principal'>): string {
-  return request.principal?.user ?? 'unknown';
-}
-
 function addHostRoutes(app: App, { access }: ApiServices): void {
   const tags = ['hosts'];
   const one = { tags, params: HostParams };
@@ -37,7 +32,7 @@ function addHostRoutes(app: App, { access }: ApiServices): void {
   app.get(
     '/v1/hosts',
     { schema: { summary: 'all hosts', tags, response: { 200: HostsBody } } },
-    () => ({ hosts: access.hosts.list() }),
+    () => ({ hosts: access.hostList() }),
   );
 
   app.post(

@@ -16,6 +16,7 @@ import {
   VolumeBody,
   VolumeParams,
   VolumesBody,
+  VolumesQuery,
 } from './schemas.js';
 import type { ApiServices } from './services.js';
 
@@ -71,6 +72,7 @@ export function addArrayRoutes(app: App, services: ApiServices): void {
     },
   );
 
+  addVolumeList(app, services);
   addVolumeRoutes(app, services);
   addPoolRoutes(app, services);
   addScrubRoutes(app, services);
@@ -117,13 +119,26 @@ function addScrubRoutes(app: App, { scrubs }: ApiServices): void {
   );
 }
 
-function addVolumeRoutes(app: App, { array }: ApiServices): void {
+function addVolumeList(app: App, { access, array }: ApiServices): void {
   app.get(
     '/v1/volumes',
-    { schema: { summary: 'all volumes', tags: ['volumes'], response: { 200: VolumesBody } } },
-    () => ({ volumes: array.volumes() }),
+    {
+      schema: {
+        summary: 'all volumes, or those that a host has by its disk map (host focus)',
+        tags: ['volumes'],
+        querystring: VolumesQuery,
+        response: { 200: VolumesBody, '4xx': ErrorBody },
+      },
+    },
+    ({ query }) => {
+      const focus = query.host === undefined ? undefined : access.focus(query.host);
+      const volumes = array.volumes();
+      return { volumes: volumes.filter(({ id }) => focus === undefined || focus.has(id)) };
+    },
   );
+}
 
+function addVolumeRoutes(app: App, { array }: ApiServices): void {
   app.post(
     '/v1/volumes',
     {

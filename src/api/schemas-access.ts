@@ -19,12 +19,22 @@ const TlsIdentities = Type.Array(Type.String({ maxLength: LIMITS.tlsIdentityByte
 const Access = oneOf('read-write', 'read-only');
 
 const HostFields = {
-  name: Type.String(),
+  name: Type.String({ description: 'spelt as it came; compared without case' }),
   description: Type.String(),
   addresses: Addresses,
   uids: Uids,
   tlsIdentities: TlsIdentities,
   createdAt: Time,
+  disks: Type.Array(
+    Type.Object({
+      name: Type.String({ examples: ['Disk1'] }),
+      serial: Type.String({ examples: ['20313698'] }),
+      volume: orNull(Type.String({ description: 'null: of another ESS, or deleted' })),
+    }),
+    { description: 'what the host calls its disks (rsPrimeServer)' },
+  ),
+  primedAt: orNull(Time),
+  primedFrom: orNull(Type.String({ description: 'its address, by its own account' })),
 };
 
 export const HostsBody = Type.Object({ hosts: Type.Array(Type.Object(HostFields)) });
@@ -46,6 +56,12 @@ const HostChangeFields = {
 
 export const NewHostBody = strictObject({ name: Ref, ...HostChangeFields });
 export const HostChangeBody = strictObject(HostChangeFields);
+export const PrimeBody = strictObject({
+  clientId: Type.Integer({ minimum: 0, description: 'which a registration (102) gave' }),
+  disks: Type.Array(strictObject({ name: Ref, serial: Type.String({ maxLength: 16 }) }), {
+    maxItems: LIMITS.disksPerHost,
+  }),
+});
 export const HostParams = strictObject({ name: Ref });
 
 export const VolumeAccessBody = Type.Object({

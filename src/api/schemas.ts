@@ -103,6 +103,7 @@ export const VolumeBody = Type.Object({
   frozenUntil: orNull(Type.String({ description: 'when a freeze ends by itself; ISO 8601, UTC' })),
 });
 
+export const VolumesQuery = strictObject({ host: Type.Optional(Ref) });
 export const VolumesBody = Type.Object({ volumes: Type.Array(VolumeBody) });
 
 /** A body may be left out. */
@@ -234,65 +235,6 @@ export const ScrubBody = Type.Object({
 });
 
 export const Pair = strictObject({ source: Ref, target: Ref });
-const Pairs = Type.Array(Pair, { minItems: 1, maxItems: LIMITS.pairsPerEstablish });
-const Options = strictObject({
-  noCopy: Type.Optional(
-    Type.Boolean({ description: 'no background copy; the relationship stays until withdrawn' }),
-  ),
-});
-
-export const NewFlashcopiesBody = strictObject({ pairs: Pairs, options: Type.Optional(Options) });
-
-export const FlashcopyBody = Type.Object({
-  id: Type.String({ examples: ['1203:1303'] }),
-  source: Type.String(),
-  target: Type.String(),
-  sourceSerial: Type.String(),
-  targetSerial: Type.String(),
-  copyMode: oneOf('copy', 'nocopy'),
-  state: oneOf('copying', 'nocopy'),
-  activeCopy: Type.Boolean({ description: 'false while the background copy is queued' }),
-  establishedAt: Time,
-  totalTracks: Count,
-  outOfSyncTracks: Count,
-  copiedPercent: Count,
-  problem: Type.Optional(Type.String({ description: 'why the background copy does not go on' })),
-});
-
-export const FlashcopiesBody = Type.Object({ flashcopies: Type.Array(FlashcopyBody) });
-export const FlashcopiesQuery = strictObject({ volume: Type.Optional(Ref) });
-export const PairParams = strictObject({ pair: Ref });
-
-const TaskTypeName = oneOf('establish', 'withdraw');
-
-export const NewTaskBody = strictObject({
-  name: Ref,
-  type: TaskTypeName,
-  pairs: Pairs,
-  options: Type.Optional(Options),
-  description: Type.Optional(Type.String({ maxLength: LIMITS.taskDescriptionBytes })),
-});
-
-const TaskRunFields = {
-  status: oneOf('completed', 'failed'),
-  message: Type.String(),
-  startedAt: Time,
-  finishedAt: Time,
-};
-
-export const TaskRunBody = Type.Object({ name: Type.String(), ...TaskRunFields });
-
-export const TaskBody = Type.Object({
-  name: Type.String(),
-  type: TaskTypeName,
-  pairs: Type.Array(Pair),
-  options: Type.Object({ noCopy: Type.Boolean() }),
-  description: Type.String(),
-  createdAt: Time,
-  lastRun: orNull(Type.Object(TaskRunFields)),
-});
-
-export const TasksBody = Type.Object({ tasks: Type.Array(TaskBody) });
-export const TaskParams = strictObject({ name: Ref });
+export const Pairs = Type.Array(Pair, { minItems: 1, maxItems: LIMITS.pairsPerEstablish });
 export const Nothing = Type.Null({ description: 'done' });
 export const Text = Type.String();

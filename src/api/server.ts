@@ -6,9 +6,12 @@ import { LIMITS } from '../base/limits.js';
 import { type App, createApp } from './app.js';
 import { addAccessRoutes } from './routes-access.js';
 import { addArrayRoutes } from './routes-array.js';
+import { addClientRoutes } from './routes-clients.js';
 import { addConnectionRoutes } from './routes-connections.js';
-import { addCopyServicesRoutes } from './routes-copyservices.js';
+import { addFlashcopyRoutes } from './routes-flashcopies.js';
 import { addOpenRoutes } from './routes-open.js';
+import { addSchedulesRoutes } from './routes-schedules.js';
+import { addTasksRoutes } from './routes-tasks.js';
 import type { ApiServices } from './services.js';
 
 /** Builds the server with all its routes, not yet listening. */
@@ -32,7 +35,10 @@ export async function createApiServer(services: ApiServices): Promise<ApiServer>
     addArrayRoutes(scope, services);
     addAccessRoutes(scope, services);
     addConnectionRoutes(scope, services);
-    await addCopyServicesRoutes(scope, services);
+    addFlashcopyRoutes(scope, services);
+    addTasksRoutes(scope, services);
+    addSchedulesRoutes(scope, services);
+    await addClientRoutes(scope, services);
   });
   await app.ready();
   return new ApiServer(app);

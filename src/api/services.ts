@@ -6,7 +6,11 @@ import type { StorageArray } from '../array/storage-array.js';
 import type { VolumeAccess } from '../array/volume-access.js';
 import type { VolumeRates } from '../array/volume-rates.js';
 import type { Logger } from '../base/log.js';
+import type { ConsistencyGroups } from '../copyservices/consistency-groups.js';
 import type { CopyServices } from '../copyservices/copy-services.js';
+import type { HostPriming } from '../copyservices/host-priming.js';
+import type { Scheduler } from '../copyservices/scheduler.js';
+import type { Schedules } from '../copyservices/schedules.js';
 import type { Registration } from '../copyservices/registration.js';
 import type { Scrubs } from '../copyservices/scrubs.js';
 import type { TaskService } from '../copyservices/tasks.js';
@@ -22,9 +26,13 @@ export interface ApiServices {
   readonly freezes: VolumeFreezes;
   readonly pools: Pools;
   readonly copyServices: CopyServices;
+  readonly groups: ConsistencyGroups;
   readonly scrubs: Scrubs;
   readonly tasks: TaskService;
+  readonly schedules: Schedules;
+  readonly scheduler: Pick<Scheduler, 'runNow'>;
   readonly registration: Registration;
+  readonly priming: HostPriming;
   readonly auth: Auth;
   readonly engine: Pick<Engine, 'info'>;
   /** NBD clients; `view` and `disconnect` throw NOT_FOUND. */

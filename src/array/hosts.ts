@@ -1,6 +1,9 @@
 /**
- * Hosts: names for the machines that attach volumes, with the marks they are known by. What a host
- * may attach is volume-access.ts's.
+ * Hosts: names for the machines that attach volumes. A host has marks that its clients are known by
+ * (LUN masking; what it may attach is volume-access.ts's), or a disk map, which rsPrimeServer sent
+ * and which says what the host calls its disks, or both. A disk map lets nobody attach anything.
+ *
+ * A name keeps the spelling it came with and is compared without case, as the ESS does.
  *
  * Runs on the main thread; what is kept in memory is what SQLite has.
  */
@@ -9,7 +12,7 @@ import { FlashlunError } from '../base/errors.js';
 import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
 import { shorten } from '../base/shorten.js';
-import type { HostRecord, HostRepository } from '../metadata/hosts.js';
+import type { DiskMap, HostDisk, HostRecord, HostRepository } from '../metadata/hosts.js';
 import {
   checkNetwork,
   checkTlsIdentity,
@@ -27,6 +30,11 @@ export interface HostView {
   readonly uids: number[];
   readonly tlsIdentities: string[];
   readonly createdAt: string;
+  readonly disks: HostDisk[];
+  /** When rsPrimeServer last sent the disks; null when it never did. */
+  readonly primedAt: string | null;
+  /** What the host then said its address is; for people, nothing is decided by it. */
+  readonly primedFrom: string | null;
 }
 
 /** What `create` and `update` take; what is left out is empty, or stays. */
@@ -48,6 +56,7 @@ export class Hosts {
   readonly #records: HostRepository;
   readonly #log: Logger;
   readonly #now: () => number;
+  /** By name in lower case. */
   readonly #entries = new Map<string, Entry>();
 
   constructor(records: HostRepository, log: Logger, now: () => number = Date.now) {
@@ -63,14 +72,18 @@ export class Hosts {
 
   /** @throws FlashlunError HOST_NOT_FOUND */
   get(name: string): HostView {
-    const { description, addresses, uids, tlsIdentities, createdMs } = this.#entry(name).record;
+    const { record } = this.#entry(name);
+    const { diskMap } = record;
     return {
-      name,
-      description,
-      addresses: [...addresses],
-      uids: [...uids],
-      tlsIdentities: [...tlsIdentities],
-      createdAt: new Date(createdMs).toISOString(),
+      name: record.name,
+      description: record.description,
+      addresses: [...record.addresses],
+      uids: [...record.uids],
+      tlsIdentities: [...record.tlsIdentities],
+      createdAt: new Date(record.createdMs).toISOString(),
+      disks: [...(diskMap?.disks ?? [])],
+      primedAt: diskMap === undefined ? null : new Date(diskMap.primedMs).toISOString(),
+      primedFrom: diskMap?.address ?? null,
     };
   }
 
@@ -83,23 +96,35 @@ export class Hosts {
   /** @throws FlashlunError INVALID_ARGUMENT, ALREADY_EXISTS, LIMIT_REACHED */
   create(name: string, change: HostChange, by: string): HostView {
     checkName(name);
-    if (this.#entries.has(name)) {
+    const other = this.#entries.get(fold(name))?.record.name;
+    if (other !== undefined) {
       throw new FlashlunError(
         'ALREADY_EXISTS',
-        `host '${name}' refused: there is one of this name. Change it with "flashlun host update".`,
-        { details: { host: name } },
+        `host '${name}' refused: there is host ${other}, and case makes no other name. ` +
+          'Change it with "flashlun host update".',
+        { details: { host: other } },
       );
     }
-    if (this.#entries.size >= LIMITS.hosts) {
-      throw new FlashlunError(
-        'LIMIT_REACHED',
-        `host '${name}' refused: there are ${LIMITS.hosts} hosts. Delete one that is not needed.`,
-      );
-    }
-    const empty = { description: '', addresses: [], uids: [], tlsIdentities: [] };
-    const record = changed({ name, ...empty, createdMs: this.#now() }, change);
+    const record = changed(this.#fresh(name), change);
     this.#records.add(record);
     return this.#kept(record, 'host created', by);
+  }
+
+  /**
+   * Takes over what a host says of its disks, in place of what it said before; makes the host when
+   * there is none of this name.
+   *
+   * @throws FlashlunError INVALID_ARGUMENT, LIMIT_REACHED
+   */
+  prime(name: string, told: Omit<DiskMap, 'primedMs'>, by: string): HostView {
+    checkName(name);
+    const known = this.#entries.get(fold(name))?.record;
+    const disks = checkDisks(name, told.disks);
+    const diskMap = { disks, address: told.address, primedMs: this.#now() };
+    const record = { ...(known ?? this.#fresh(name)), diskMap };
+    if (known === undefined) this.#records.add(record);
+    else this.#records.update(record);
+    return this.#kept(record, 'host primed', by);
   }
 
   /**
@@ -115,26 +140,38 @@ export class Hosts {
 
   /** @throws FlashlunError HOST_NOT_FOUND. The caller has made sure that no volume names it. */
   delete(name: string, by: string): void {
-    this.#entry(name);
-    this.#records.delete(name);
-    this.#entries.delete(name);
-    this.#log.info({ audit: true, user: by, host: name }, 'host deleted');
+    const host = this.#entry(name).record.name;
+    this.#records.delete(host);
+    this.#entries.delete(fold(host));
+    this.#log.info({ audit: true, user: by, host }, 'host deleted');
+  }
+
+  #fresh(name: string): HostRecord {
+    if (this.#entries.size >= LIMITS.hosts) {
+      throw new FlashlunError(
+        'LIMIT_REACHED',
+        `host '${name}' refused: there are ${LIMITS.hosts} hosts. Delete one that is not needed.`,
+      );
+    }
+    const empty = { description: '', addresses: [], uids: [], tlsIdentities: [] };
+    return { name, ...empty, createdMs: this.#now(), diskMap: undefined };
   }
 
   #kept(record: HostRecord, what: string, by: string): HostView {
     this.#keep(record);
-    const { name, addresses, uids, tlsIdentities } = record;
-    const facts = { host: name, addresses, uids, tlsIdentities };
+    const { name, addresses, uids, tlsIdentities, diskMap } = record;
+    const disks = diskMap?.disks.map((disk) => `${disk.name}=${disk.serial}`);
+    const facts = { host: name, addresses, uids, tlsIdentities, disks };
     this.#log.info({ audit: true, user: by, ...facts }, what);
     return this.get(name);
   }
 
   #keep(record: HostRecord): void {
-    this.#entries.set(record.name, { record, matches: hostMatcher(record) });
+    this.#entries.set(fold(record.name), { record, matches: hostMatcher(record) });
   }
 
   #entry(name: string): Entry {
-    const entry = this.#entries.get(name);
+    const entry = this.#entries.get(fold(name));
     if (entry !== undefined) return entry;
     throw new FlashlunError(
       'HOST_NOT_FOUND',
@@ -143,6 +180,39 @@ export class Hosts {
     );
   }
 }
+
+/** Names are compared in this form. */
+function fold(name: string): string {
+  return name.toLowerCase();
+}
+
+/**
+ * The disks as they are kept: serials in upper case, sorted as people count (Disk2 before Disk10).
+ *
+ * @throws FlashlunError INVALID_ARGUMENT
+ */
+function checkDisks(host: string, disks: readonly HostDisk[]): HostDisk[] {
+  const refuse = (reason: string): never => {
+    throw new FlashlunError('INVALID_ARGUMENT', `disk map of host ${host} refused: ${reason}.`);
+  };
+  if (disks.length > LIMITS.disksPerHost) refuse(`more than ${LIMITS.disksPerHost} disks`);
+  const names = new Set<string>();
+  const checked = disks.map(({ name, serial }) => {
+    if (!/^[\x21-\x7e]+$/.test(name) || name.length > LIMITS.diskNameBytes) {
+      const what = `'${shorten(name)}' is not the name of a disk`;
+      refuse(`${what}: use up to ${LIMITS.diskNameBytes} ASCII characters without blanks`);
+    }
+    if (!/^[0-9a-f]{3}[0-9a-z]{5}$/i.test(serial)) {
+      refuse(`'${shorten(serial)}' is not the serial of an ESS volume, for example 20313698`);
+    }
+    if (names.has(name)) refuse(`disk ${name} stands in it twice`);
+    names.add(name);
+    return { name, serial: serial.toUpperCase() };
+  });
+  return checked.sort((left, right) => left.name.localeCompare(right.name, 'en', NATURAL));
+}
+
+const NATURAL = { numeric: true } as const;
 
 function checkName(name: string): void {
   if (Buffer.byteLength(name) <= LIMITS.hostNameBytes && NAME.test(name)) return;
@@ -172,7 +242,8 @@ function changed(record: HostRecord, change: HostChange): HostRecord {
   };
   const kinds = [next.addresses, next.uids, next.tlsIdentities];
   const most = LIMITS.hostIdentities;
-  if (kinds.every((kind) => kind.length === 0) || kinds.some((kind) => kind.length > most)) {
+  const nobody = kinds.every((kind) => kind.length === 0) && record.diskMap === undefined;
+  if (nobody || kinds.some((kind) => kind.length > most)) {
     throw new FlashlunError(
       'INVALID_ARGUMENT',
       `host '${record.name}' refused: give it 1 to ${most} addresses, users or TLS identities; ` +

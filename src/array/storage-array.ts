@@ -101,6 +101,8 @@ export class StorageArray implements ExportCatalog {
   readonly #index = new VolumeIndex();
   #poolNames: readonly string[] = [];
   readonly #onDelete: ((volumeId: number) => void)[] = [];
+  /** Refuses a deletion by an exception; set by who keeps copies. */
+  mayDelete: (volumeId: number) => void = () => undefined;
 
   /** The volumes of `engine` from now on change through this array only. */
   constructor(engine: ArrayEngine, essSerial: string, changes: ChangeQueue) {
@@ -216,6 +218,7 @@ export class StorageArray implements ExportCatalog {
       const state = this.state(ref);
       const id = formatVolumeId(state.id);
       this.#refuseInUse(state);
+      this.mayDelete(state.id);
       try {
         await this.#engine.deleteVolume(state.id);
       } catch (error) {
@@ -252,7 +255,8 @@ export class StorageArray implements ExportCatalog {
       name,
       description: this.#describe(state),
       sizeBytes: state.sizeBytes,
-      readOnly: false,
+      // As long as its relationship forbids writes; the engine refuses those of others too.
+      readOnly: state.writeInhibited,
       blockBytes: state.blockBytes,
       names: [formatVolumeId(state.id), serialOf(state.id, this.essSerial), state.name],
     };

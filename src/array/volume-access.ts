@@ -10,9 +10,9 @@
  */
 
 import { FlashlunError } from '../base/errors.js';
-import { formatVolumeId } from '../base/ids.js';
+import { formatVolumeId, volumeIdOfSerial } from '../base/ids.js';
 import type { Logger } from '../base/log.js';
-import type { AccessRecord, AccessRepository } from '../metadata/hosts.js';
+import type { AccessRecord, AccessRepository, HostDisk } from '../metadata/hosts.js';
 import type { ChangeQueue } from './change-queue.js';
 import type { HostChange, Hosts, HostView } from './hosts.js';
 import { isLocal, type PeerIdentity } from './peer.js';
@@ -31,7 +31,14 @@ export interface VolumeAccessView {
 /** With the number of connections that the change ended. */
 export type ChangedAccess = VolumeAccessView & { readonly disconnected: number };
 
-export interface HostDetails extends HostView {
+/** A host's disk with the volume it is; null when that is of another ESS, or gone. */
+export interface MappedDisk extends HostDisk {
+  readonly volume: string | null;
+}
+
+export type HostSummary = Omit<HostView, 'disks'> & { readonly disks: MappedDisk[] };
+
+export interface HostDetails extends HostSummary {
   readonly volumes: { volume: string; access: 'read-write' | 'read-only' }[];
 }
 
@@ -39,7 +46,7 @@ export interface HostDetails extends HostView {
 export type OnAccessChanged = () => number;
 
 export interface VolumeAccessOptions {
-  readonly array: Pick<StorageArray, 'state' | 'volumes' | 'onDelete'>;
+  readonly array: Pick<StorageArray, 'essSerial' | 'state' | 'volumes' | 'onDelete'>;
   readonly hosts: Hosts;
   readonly records: AccessRepository;
   readonly changes: ChangeQueue;
@@ -98,21 +105,47 @@ export class VolumeAccess {
 
   /** @throws FlashlunError HOST_NOT_FOUND */
   host(name: string): HostDetails {
+    const view = this.hosts.get(name);
     const volumes = [...this.#rules].flatMap(([volumeId, rules]) =>
       rules
-        .filter(({ host }) => host === name)
+        .filter(({ host }) => host === view.name)
         .map(({ readOnly }) => ({ volume: formatVolumeId(volumeId), access: accessOf(readOnly) })),
     );
-    return { ...this.hosts.get(name), volumes };
+    return { ...this.#withVolumes(view, this.#existing()), volumes };
+  }
+
+  hostList(): HostSummary[] {
+    const existing = this.#existing();
+    return this.hosts.list().map((view) => this.#withVolumes(view, existing));
+  }
+
+  /** Host focus: the volumes that are the host's disks by its disk map. */
+  focus(host: string): Set<string> {
+    const { disks } = this.#withVolumes(this.hosts.get(host), this.#existing());
+    return new Set(disks.flatMap(({ volume }) => (volume === null ? [] : [volume])));
+  }
+
+  #existing(): ReadonlySet<string> {
+    return new Set(this.#array.volumes().map(({ id }) => id));
+  }
+
+  #withVolumes(view: HostView, existing: ReadonlySet<string>): HostSummary {
+    const volumeOf = (serial: string): string | null => {
+      const id = volumeIdOfSerial(serial, this.#array.essSerial);
+      const text = id === undefined ? '' : formatVolumeId(id);
+      return existing.has(text) ? text : null;
+    };
+    const disks = view.disks.map((disk) => ({ ...disk, volume: volumeOf(disk.serial) }));
+    return { ...view, disks };
   }
 
   /** @throws FlashlunError VOLUME_NOT_FOUND, HOST_NOT_FOUND */
   allow(ref: string, host: string, readOnly: boolean, by: string): Promise<ChangedAccess> {
     return this.#changes.run(async () => {
       const { id } = this.#array.state(ref);
-      this.hosts.get(host);
-      const others = (this.#rules.get(id) ?? []).filter((rule) => rule.host !== host);
-      return this.#set(id, [...others, { host, readOnly }], by);
+      const { name } = this.hosts.get(host);
+      const others = (this.#rules.get(id) ?? []).filter((rule) => rule.host !== name);
+      return this.#set(id, [...others, { host: name, readOnly }], by);
     });
   }
 
@@ -121,16 +154,16 @@ export class VolumeAccess {
     return this.#changes.run(async () => {
       const { id } = this.#array.state(ref);
       const rules = this.#rules.get(id) ?? [];
-      const others = rules.filter((rule) => rule.host !== host);
+      const { name } = this.hosts.get(host);
+      const others = rules.filter((rule) => rule.host !== name);
       if (others.length === rules.length) {
-        this.hosts.get(host);
         const volume = formatVolumeId(id);
         const hint = this.#rules.has(id) ? '' : ' It is open to this machine by default.';
         throw new FlashlunError(
           'NOT_FOUND',
-          `volume ${volume} has no access rule for host ${host}.${hint} ` +
+          `volume ${volume} has no access rule for host ${name}.${hint} ` +
             `"flashlun volume access ${volume}" shows its rules.`,
-          { details: { volume, host } },
+          { details: { volume, host: name } },
         );
       }
       return this.#set(id, others, by);
@@ -141,8 +174,8 @@ export class VolumeAccess {
   replace(ref: string, rules: readonly AccessRecord[], by: string): Promise<ChangedAccess> {
     return this.#changes.run(async () => {
       const { id } = this.#array.state(ref);
-      const byHost = new Map(rules.map((rule) => [rule.host, rule]));
-      for (const host of byHost.keys()) this.hosts.get(host);
+      const named = rules.map((rule) => ({ ...rule, host: this.hosts.get(rule.host).name }));
+      const byHost = new Map(named.map((rule) => [rule.host, rule]));
       return this.#set(id, [...byHost.values()], by);
     });
   }
@@ -165,15 +198,15 @@ export class VolumeAccess {
 
   /** @throws FlashlunError HOST_NOT_FOUND, HOST_IN_USE while a volume names it */
   deleteHost(name: string, by: string): void {
-    const { volumes } = this.host(name);
+    const { volumes, name: host } = this.host(name);
     if (volumes.length > 0) {
       const named = volumes.map(({ volume }) => volume);
       const shown = named.slice(0, 8).join(', ') + (named.length > 8 ? ', ...' : '');
       throw new FlashlunError(
         'HOST_IN_USE',
-        `delete of host ${name} refused: it has access to ${shown}. ` +
-          `Take it away first: flashlun volume deny ${named[0]} --host ${name}`,
-        { details: { host: name, volumes: named } },
+        `delete of host ${host} refused: it has access to ${shown}. ` +
+          `Take it away first: flashlun volume deny ${named[0]} --host ${host}`,
+        { details: { host, volumes: named } },
       );
     }
     this.hosts.delete(name, by);

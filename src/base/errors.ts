@@ -29,12 +29,18 @@ export const ERRORS = {
   RELATIONSHIP_NOT_FOUND: { http: 404, exit: 6 },
   USER_NOT_FOUND: { http: 404, exit: 6 },
   HOST_NOT_FOUND: { http: 404, exit: 6 },
+  SCHEDULE_NOT_FOUND: { http: 404, exit: 6 },
 
   ALREADY_EXISTS: { http: 409, exit: 6 },
   VOLUME_EXISTS: { http: 409, exit: 6 },
   TASK_EXISTS: { http: 409, exit: 6 },
   VOLUME_IN_USE: { http: 409, exit: 6 },
   HOST_IN_USE: { http: 409, exit: 6 },
+  SCHEDULE_RUNNING: { http: 409, exit: 6 },
+  /** A copy that a schedule keeps for a time, whoever asks. */
+  COPY_LOCKED: { http: 409, exit: 6 },
+  /** A task of a group or of a schedule. */
+  TASK_IN_USE: { http: 409, exit: 6 },
   SIZE_INVALID: { http: 400, exit: 6 },
   LSS_INVALID: { http: 400, exit: 6 },
   LSS_FULL: { http: 409, exit: 6 },
@@ -48,6 +54,29 @@ export const ERRORS = {
   FC_TARGET_REPEATED: { http: 409, exit: 6 },
   /** One volume as source and as target in one request: there would be no one T0 for all pairs. */
   FC_CHAINED: { http: 409, exit: 6 },
+  /** A resync or a reverse of a relationship that did not record its changes (strict). */
+  FC_NOT_RECORDING: { http: 409, exit: 6 },
+  /** A second relationship of a volume with change recording. */
+  FC_RECORDING: { http: 409, exit: 6 },
+  /** The background copy has not ended. */
+  FC_COPY_RUNNING: { http: 409, exit: 6 },
+  /** There is no background copy to pause, to resume or to begin. */
+  FC_NO_COPY_RUNNING: { http: 409, exit: 6 },
+  /** The relationship is revertible: it waits for a commit or a revert. */
+  FC_REVERTIBLE: { http: 409, exit: 6 },
+  FC_NOT_REVERTIBLE: { http: 409, exit: 6 },
+  /** A 13th target (strict). */
+  FC_TARGET_LIMIT: { http: 409, exit: 6 },
+  /** A source that is a target, or a target that is a source (strict). */
+  FC_CASCADE: { http: 409, exit: 6 },
+  /** Hosts are connected to the target. */
+  FC_TARGET_ONLINE: { http: 409, exit: 6 },
+  /** Hosts have written to the target since it was last established. */
+  FC_TARGET_WRITTEN: { http: 409, exit: 6 },
+  /** No freeze to end, or one that ended before: the copies are not one point in time. */
+  FC_FREEZE_EXPIRED: { http: 409, exit: 6 },
+  /** Nothing is kept that an undo could bring back. */
+  FC_NOTHING_TO_UNDO: { http: 409, exit: 6 },
   FC_TIMEOUT: { http: 503, exit: 4 },
   /** A limit of limits.ts or native/core/limits.h. */
   LIMIT_REACHED: { http: 409, exit: 6 },

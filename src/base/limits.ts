@@ -118,6 +118,10 @@ export const LIMITS = {
   hostDescriptionBytes: 256,
   /** Addresses, users or TLS identities of one host: a cluster under one name. */
   hostIdentities: 64,
+  /** Disks of one disk map: SCSI hosts of the ESS had at most 256 LUNs on a port, and few ports. */
+  disksPerHost: 1024,
+  /** `/dev/disk/by-path/...` fits. */
+  diskNameBytes: 128,
   /** A distinguished name; OpenSSL prints at most a few hundred bytes. */
   tlsIdentityBytes: 1024,
   /** Above it nothing is limited any more: an NVMe disk does a million. */
@@ -160,17 +164,74 @@ export const LIMITS = {
   loginsWaiting: 32,
   /** Users and addresses with failed logins that are remembered; the oldest goes first. */
   loginFailuresRemembered: 1024,
+  /** Schedules; all of them are looked at each time one is due. */
+  schedules: 256,
+  /** Five fields with lists of all their values are shorter. */
+  cronChars: 512,
+  /** Formatters of time zones that are remembered. */
+  timeZonesKept: 64,
+  /** Target sets of a rotation; the ESS had 12 targets of a source. */
+  targetSets: 256,
+  /** Ten years: longer than any rule about keeping. */
+  maxLockSeconds: 10 * 366 * 24 * 60 * 60,
+  /** The schedules are looked at so often with nothing due: clocks change, machines sleep. */
+  scheduleWatchMs: 30_000,
+  /** And not more often than that. */
+  scheduleLookMs: 100,
+  /** A time that is dealt with so much later was missed. */
+  scheduleLateMs: 2 * 60_000,
+  /** A clock that was put back by more than that was wrong before. */
+  clockSlackMs: 60 * 60_000,
+  /** Missed times are counted up to here. */
+  missedRunsCounted: 1_000,
+  /** Tasks of one import; 1 MiB of body holds about so many. */
+  tasksPerImport: 1_000,
+  /** Tasks of a group; longer ones are hard to follow. */
+  tasksPerGroup: 256,
   /** Results kept per task: the last one is shown, the others answer "since when does it fail?". */
   runsPerTask: 100,
   /** Registered command line clients that may still join the status server (ess.md 5.3). */
   registeredClients: 1024,
+  /** Registration strings of one request. */
+  registrationLines: 64,
+  /** The longest legal string: host and address of 255 characters, and some blanks. */
+  registrationLineBytes: 1024,
+  /** Ids that one address gets at once, and then a second; each is a transaction on disk. */
+  registrationBurst: 100,
+  registrationsPerSecond: 10,
+  /** Addresses whose registrations are counted; the one that asked longest ago goes first. */
+  registrationAddresses: 1024,
   /** Host names and addresses of a registration; DNS allows 255. */
   registrationFieldBytes: 255,
+
+  // ESS command lines -----------------------------------------------------------------------------
+
+  /** Words of a command line; a shell's own limit is far above. */
+  essCliWords: 8192,
+  /** Tasks of one rsExecuteTask; groups are for more. */
+  essCliTasks: 256,
+  /** Volumes of one query: those of a full array. */
+  essCliVolumes: 4096,
+  /** A file with the serials of all of them, with comments. */
+  essCliFileBytes: 256 * KIB,
 
   // Background copy -------------------------------------------------------------------------------
 
   /** Relationships copied at the same time; the others wait, as on an ESS (ess.md 3.3). */
   activeCopies: 4,
+  /** More threads than that only contend. */
+  maxActiveCopies: 64,
+  /** One track a second: less would look like a copy that hangs. */
+  minCopyBytesPerSecond: 64 * KIB,
+  /** Targets of one source on an ESS (strict; ess.md 3.1). */
+  strictTargets: 12,
+  /** How long a forced establish keeps what it overwrites: time to see what was done. */
+  undoSeconds: 900,
+  maxUndoSeconds: 7 * 86_400,
+  /** Expired undo images are looked for so often. */
+  undoSweepMs: 5_000,
+  /** How long an establish waits for the clients of a target that it disconnected. */
+  disconnectMs: 5_000,
   /** Tracks of one native call: 4 MiB, a few ms; stopping and the rate limit act between calls. */
   copyBatchTracks: 64,
   /** Failures in a row before a copy is given up until the next start; with pauses about 30 s. */

@@ -7,6 +7,7 @@ import { addFlashcopyCommands } from './commands/flashcopy.js';
 import { addHostCommands } from './commands/host.js';
 import { addInventoryCommands } from './commands/inventory.js';
 import { addPoolCommands } from './commands/pool.js';
+import { addScheduleCommands } from './commands/schedule.js';
 import { addServeCommand } from './commands/serve.js';
 import { addTaskCommands } from './commands/task.js';
 import { addVerifyCommand } from './commands/verify.js';
@@ -54,6 +55,7 @@ export function buildProgram(context: CliContext): Command {
   addFlashcopyCommands(program, context);
   addVerifyCommand(program, context);
   addTaskCommands(program, context);
+  addScheduleCommands(program, context);
   addPoolCommands(program, context);
   addInventoryCommands(program, context);
   return program;

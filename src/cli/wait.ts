@@ -2,7 +2,8 @@
  * `--wait`: watches background copies until their relationships end.
  *
  * One list request per look, however many pairs there are. A relationship that is gone, or that
- * was established at another time than ours, is ours no longer: it has ended. That is what is
+ * was established at another time than ours, is ours no longer: it has ended. So has the copy of a
+ * persistent one that is idle. That is what is
  * waited for, not the last track: until the relationship is gone its target is refused as a
  * target of the next one.
  */
@@ -82,7 +83,9 @@ async function stillCopying(
   const answer = await api.json<FlashcopiesView>('GET', '/v1/flashcopies', {
     signal,
   });
-  return answer.flashcopies.filter((pair) => ours.get(pair.id) === pair.establishedAt);
+  return answer.flashcopies.filter(
+    (pair) => ours.get(pair.id) === pair.establishedAt && pair.state === 'copying',
+  );
 }
 
 function copyStopped(pair: FlashcopyView): FlashlunError {

@@ -1,9 +1,14 @@
 /**
  * Background copy: gives targets tracks of their own until their relationships end by themselves.
  *
- *   queued --place free--> active --batch, batch, ...--> done    the engine ended the relationship
+ *   queued --place free--> active --batch, batch, ...--> done    the engine ended the relationship,
+ *                            |                                   unless it is persistent
+ *                            |--pause--> paused --resume--> queued
  *                            |                             gone    withdrawn meanwhile
  *                            `--failure--> pause, retry --too often--> failed (until next start)
+ *
+ * Places are limited; the highest priority goes first, then the oldest. Rates: one of the array,
+ * and one of each relationship that has one.
  *
  * Which relationships need copying is the engine's state, so nothing is stored here: at start every
  * relationship that is not nocopy is queued again, from its first track; tracks that have their own
@@ -30,9 +35,21 @@ import { RateBudget } from './rate-budget.js';
 export interface CopyProgress {
   /** False: waiting for a place. */
   readonly active: boolean;
+  /** Held up by an operator. */
+  readonly paused: boolean;
   /** Why it was given up or is retried; undefined when all is well. */
   readonly problem: string | undefined;
 }
+
+/** How one relationship is copied. */
+export interface CopySettings {
+  /** 0: no limit of its own. */
+  readonly bytesPerSecond: number;
+  readonly priority: number;
+  readonly paused: boolean;
+}
+
+const NO_SETTINGS: CopySettings = { bytesPerSecond: 0, priority: 0, paused: false };
 
 export interface BackgroundCopyOptions {
   readonly engine: Pick<Engine, 'relationships'>;
@@ -40,6 +57,10 @@ export interface BackgroundCopyOptions {
   /** The compiled src/workers/background-copy.js. */
   readonly workerFile: URL;
   readonly bytesPerSecond: number | undefined;
+  /** Copies at once; default LIMITS.activeCopies. */
+  readonly activeCopies?: number;
+  /** Of a relationship, as they are now; default: none. */
+  readonly settings?: (relationshipId: number) => CopySettings;
   readonly log: Logger;
   /** First pause after a failure; tests shorten it. */
   readonly retryMs?: number;
@@ -49,7 +70,10 @@ interface Job {
   readonly relationshipId: number;
   readonly pair: string;
   active: boolean;
+  paused: boolean;
   problem: string | undefined;
+  /** Its own rate. */
+  budget: RateBudget;
 }
 
 const NO_PROGRESS: CopyBatchFailure = {
@@ -57,7 +81,7 @@ const NO_PROGRESS: CopyBatchFailure = {
   message: 'there are tracks left to copy, but none could be found',
 };
 
-type JobEnd = 'done' | 'gone' | 'stopped' | 'failed';
+type JobEnd = 'done' | 'gone' | 'stopped' | 'paused' | 'failed';
 
 /** Codes after which trying again is pointless: the pool stopped, or is being closed. */
 const FINAL_CODES: ReadonlySet<string> = new Set(['POISONED', 'CLOSED', 'CORRUPT']);
@@ -66,7 +90,8 @@ export class BackgroundCopy {
   readonly #options: BackgroundCopyOptions;
   readonly #log: Logger;
   readonly #pool: Piscina<CopyBatchTask, CopyBatchOutcome>;
-  readonly #budget: RateBudget;
+  readonly #places: number;
+  #budget: RateBudget;
   readonly #abort = new AbortController();
   readonly #jobs = new Map<number, Job>();
   readonly #running = new Set<Promise<void>>();
@@ -76,10 +101,11 @@ export class BackgroundCopy {
     this.#options = options;
     this.#log = options.log;
     this.#budget = new RateBudget(options.bytesPerSecond);
+    this.#places = options.activeCopies ?? LIMITS.activeCopies;
     this.#pool = new Piscina<CopyBatchTask, CopyBatchOutcome>({
       filename: options.workerFile.href,
       minThreads: 0,
-      maxThreads: LIMITS.activeCopies,
+      maxThreads: this.#places,
       idleTimeout: LIMITS.copyWorkerIdleMs,
       // The default parks the worker thread between tasks, which stops native completions.
       atomics: 'disabled',
@@ -93,16 +119,44 @@ export class BackgroundCopy {
   resume(): void {
     if (this.#abort.signal.aborted) return;
     for (const relationship of this.#options.engine.relationships()) {
-      if (relationship.noCopy || this.#jobs.has(relationship.id)) continue;
-      const { id } = relationship;
+      const { id, noCopy, persistent, pendingTracks } = relationship;
+      if (noCopy || this.#jobs.has(id) || (persistent && pendingTracks === 0)) continue;
+      const { bytesPerSecond, paused } = this.#settings(id);
       this.#jobs.set(id, {
         relationshipId: id,
         pair: pairId(relationship),
         active: false,
+        paused,
         problem: undefined,
+        budget: new RateBudget(bytesPerSecond || undefined),
       });
     }
     this.#startQueued();
+  }
+
+  /** Its settings have changed: a pause, a rate or a priority takes effect with the next batch. */
+  refresh(relationshipId: number): void {
+    const job = this.#jobs.get(relationshipId);
+    if (job === undefined) return;
+    const { bytesPerSecond, paused } = this.#settings(relationshipId);
+    job.paused = paused;
+    if (job.budget.bytesPerSecond !== (bytesPerSecond || undefined)) {
+      job.budget = new RateBudget(bytesPerSecond || undefined);
+    }
+    this.#startQueued();
+  }
+
+  /** Of all copies together; undefined: as fast as the disk. Takes effect with the next batch. */
+  get bytesPerSecond(): number | undefined {
+    return this.#budget.bytesPerSecond;
+  }
+
+  set bytesPerSecond(bytesPerSecond: number | undefined) {
+    this.#budget = new RateBudget(bytesPerSecond);
+  }
+
+  #settings(relationshipId: number): CopySettings {
+    return this.#options.settings?.(relationshipId) ?? NO_SETTINGS;
   }
 
   progress(relationshipId: number): CopyProgress | undefined {
@@ -137,9 +191,12 @@ export class BackgroundCopy {
   }
 
   #startQueued(): void {
-    for (const job of this.#jobs.values()) {
-      if (this.#running.size >= LIMITS.activeCopies || this.#abort.signal.aborted) return;
-      if (isWaiting(job)) this.#start(job);
+    const priority = (job: Job): number => this.#settings(job.relationshipId).priority;
+    // A stable sort: of one priority, the one that waits longest.
+    const waiting = [...this.#jobs.values()].filter(isWaiting);
+    for (const job of waiting.sort((left, right) => priority(right) - priority(left))) {
+      if (this.#running.size >= this.#places || this.#abort.signal.aborted) return;
+      this.#start(job);
     }
   }
 
@@ -148,8 +205,10 @@ export class BackgroundCopy {
     const running = this.#run(job).then((end) => {
       this.#running.delete(running);
       job.active = false;
-      if (end !== 'failed') this.#jobs.delete(job.relationshipId);
-      this.#startQueued();
+      if (end === 'paused' || end === 'failed') return this.#startQueued();
+      this.#jobs.delete(job.relationshipId);
+      // Looks for itself too: a resync may have come between its last batch and here.
+      return this.resume();
     });
     this.#running.add(running);
   }
@@ -180,7 +239,9 @@ export class BackgroundCopy {
     let failures = 0;
     for (;;) {
       await this.#budget.admit(signal);
-      const outcome = await this.#batch(job.relationshipId, firstTrack);
+      await job.budget.admit(signal);
+      if (job.paused) return 'paused';
+      const outcome = await this.#batch(job, firstTrack);
       if (!isFailure(outcome)) {
         if (outcome.done) return 'done';
         firstTrack = outcome.nextTrack;
@@ -202,16 +263,16 @@ export class BackgroundCopy {
     }
   }
 
-  async #batch(relationshipId: number, firstTrack: number): Promise<CopyBatchOutcome> {
+  async #batch(job: Job, firstTrack: number): Promise<CopyBatchOutcome> {
     const task = {
       poolDir: this.#options.poolDir,
-      relationshipId,
+      relationshipId: job.relationshipId,
       firstTrack,
-      maxTracks: this.#batchTracks(),
+      maxTracks: this.#batchTracks(job.budget),
     };
     const outcome = await this.#pool.run(task);
     if (isFailure(outcome)) return outcome;
-    this.#account(outcome);
+    this.#account(outcome, job.budget);
     // Track 0 again without an end is a new pass, for tracks that hosts were just writing. One that
     // found nothing at all would spin, so it is made to wait like a failure.
     const idle = firstTrack === 0 && outcome.nextTrack === 0 && outcome.copiedTracks === 0;
@@ -219,21 +280,23 @@ export class BackgroundCopy {
   }
 
   /** With a rate, a batch is a tenth of a second of it: the copy flows instead of pulsing. */
-  #batchTracks(): number {
-    const { bytesPerSecond } = this.#budget;
-    if (bytesPerSecond === undefined) return LIMITS.copyBatchTracks;
+  #batchTracks(own: RateBudget): number {
+    const all = this.#budget.bytesPerSecond ?? Infinity;
+    const bytesPerSecond = Math.min(all, own.bytesPerSecond ?? Infinity);
+    if (bytesPerSecond === Infinity) return LIMITS.copyBatchTracks;
     const tracks = Math.floor(bytesPerSecond / 10 / TRACK_BYTES);
     return Math.min(Math.max(tracks, 1), LIMITS.copyBatchTracks);
   }
 
-  #account(result: CopyBatchResult): void {
+  #account(result: CopyBatchResult, own: RateBudget): void {
     this.#copiedTracks += result.copiedTracks;
     this.#budget.charge(result.copiedTracks * TRACK_BYTES);
+    own.charge(result.copiedTracks * TRACK_BYTES);
   }
 }
 
 function isWaiting(job: Job): boolean {
-  return !job.active && job.problem === undefined;
+  return !job.active && !job.paused && job.problem === undefined;
 }
 
 function isFailure(outcome: CopyBatchOutcome): outcome is CopyBatchFailure {

@@ -11,17 +11,23 @@
  *   target already has a relationship         FC_TARGET_IN_USE
  *   one target twice in the request           FC_TARGET_REPEATED
  *   a volume as source and target in it       FC_CHAINED
+ *   a second relationship that records        FC_RECORDING
+ *   recording of thick volumes                FC_THICKNESS
+ *   hosts wrote to the target, no `force`     FC_TARGET_WRITTEN
+ *   hosts are connected to it, `refuse`       FC_TARGET_ONLINE
+ *   strict: a 13th target of a source         FC_TARGET_LIMIT
+ *   strict: a source that is a target, or     FC_CASCADE
+ *           a target that is a source
  *
- * Resync asks the first three of the same pair; reverse of the pair the other way round, and for
- * equal sizes.
+ * Resync asks what holds for a pair of the same pair; reverse of the pair the other way round, and
+ * for equal sizes. What a relationship's state allows is state-machine.ts.
  *
- * Allowed: several targets of one source, and a target that is the source of other relationships
- * (cascading). The ESS allows neither the latter nor a 13th target; those are the rules of its
- * strict mode (ess.md 3.1) and an engine that shares tracks does not need them.
+ * The strict ones are the ESS's (ess.md 3.1); an engine that shares tracks does not need them.
  */
 
 import type { ErrorCode } from '../base/errors.js';
 import { formatVolumeId } from '../base/ids.js';
+import { LIMITS } from '../base/limits.js';
 import { formatSize } from '../base/units.js';
 import type { RelationshipState } from '../engine/types.js';
 import { describeRelationship } from '../array/words.js';
@@ -33,6 +39,20 @@ export interface RuleVolume {
   readonly pool: number;
   readonly thick: boolean;
   readonly blockBytes: number;
+  /** Hosts have written to it since it was created or last became a target. */
+  readonly hostWritten: boolean;
+  readonly mappedTracks: number;
+  /** NBD connections. */
+  readonly attached: number;
+}
+
+/** What is asked besides the pairs. */
+export interface RuleRequest {
+  readonly record: boolean;
+  /** Onto targets that hosts have written. */
+  readonly force: boolean;
+  readonly targetOnline: 'allow' | 'refuse' | 'disconnect';
+  readonly strict: boolean;
 }
 
 export interface RulePair {
@@ -51,13 +71,20 @@ export interface Refusal {
 export function checkEstablish(
   pairs: readonly RulePair[],
   relationships: readonly RelationshipState[],
+  request: RuleRequest,
 ): Refusal[] {
   const sources = new Set(pairs.map((pair) => pair.source.id));
   const seen = new Set<number>();
+  const recorders = new Set<number>();
+  const targetsOf = new Map<number, number>();
   const refusals: Refusal[] = [];
   for (const pair of pairs) {
     const refusal =
-      checkPair(pair, relationships) ?? checkTogether(pair, sources, seen.has(pair.target.id));
+      checkPair(pair, relationships) ??
+      checkTogether(pair, sources, seen.has(pair.target.id)) ??
+      checkRecording(pair, relationships, request.record && recorders) ??
+      checkTarget(pair, request) ??
+      (request.strict ? checkStrict(pair, relationships, targetsOf) : undefined);
     if (refusal !== undefined) refusals.push(refusal);
     seen.add(pair.target.id);
   }
@@ -69,8 +96,14 @@ export function checkResync(
   pair: RulePair,
   own: RelationshipState,
   relationships: readonly RelationshipState[],
+  request: RuleRequest,
 ): Refusal[] {
-  const refusal = checkPair(pair, others(own, relationships));
+  const rest = others(own, relationships);
+  const refusal =
+    checkPair(pair, rest) ??
+    checkRecording(pair, rest, request.record && new Set()) ??
+    checkOnline(pair, request) ??
+    (request.strict ? checkStrict(pair, rest, new Map()) : undefined);
   return refusal === undefined ? [] : [refusal];
 }
 
@@ -79,6 +112,7 @@ export function checkReverse(
   pair: RulePair,
   own: RelationshipState,
   relationships: readonly RelationshipState[],
+  request: RuleRequest,
 ): Refusal[] {
   const { source, target } = pair;
   if (target.sizeBytes !== source.sizeBytes) {
@@ -87,7 +121,7 @@ export function checkReverse(
       'Resize the smaller one first.';
     return [refuse('FC_SIZE_MISMATCH', pair, reason)];
   }
-  return checkResync(pair, own, relationships);
+  return checkResync(pair, own, relationships, request);
 }
 
 function others(
@@ -179,6 +213,85 @@ function checkTogether(
     );
   }
   return undefined;
+}
+
+/** A volume's changes are recorded for one relationship. `recorders`: of this request. */
+function checkRecording(
+  pair: RulePair,
+  relationships: readonly RelationshipState[],
+  recorders: Set<number> | false,
+): Refusal | undefined {
+  if (recorders === false) return undefined;
+  if (pair.source.thick) {
+    const reason =
+      'changes of thick volumes are not recorded, because that takes space that is not reserved. ' +
+      'Leave out --record, or use thin volumes.';
+    return refuse('FC_THICKNESS', pair, reason);
+  }
+  for (const { id } of [pair.source, pair.target]) {
+    const other = relationships.find(
+      (each) => each.record && (each.sourceId === id || each.targetId === id),
+    );
+    if (other === undefined && !recorders.has(id)) {
+      recorders.add(id);
+      continue;
+    }
+    const whom = other === undefined ? 'another pair' : describeRelationship(other);
+    const reason =
+      `${formatVolumeId(id)} records its changes for ${whom} already. ` +
+      'Establish this one without --record, or withdraw the other.';
+    return refuse('FC_RECORDING', pair, reason);
+  }
+  return undefined;
+}
+
+/** Protection of what hosts have on the target: sources and targets are easily swapped. */
+function checkTarget(pair: RulePair, request: RuleRequest): Refusal | undefined {
+  const { target } = pair;
+  if (!request.force && target.hostWritten && target.mappedTracks > 0) {
+    const reason =
+      `hosts have written to ${formatVolumeId(target.id)} since it was last established, and ` +
+      'that would be lost. Is it the target? Then give --force.';
+    return refuse('FC_TARGET_WRITTEN', pair, reason);
+  }
+  return checkOnline(pair, request);
+}
+
+function checkOnline(pair: RulePair, request: RuleRequest): Refusal | undefined {
+  const { attached, id } = pair.target;
+  if (request.targetOnline !== 'refuse' || attached === 0) return undefined;
+  const reason =
+    `${formatVolumeId(id)} is attached to ${attached} ${attached === 1 ? 'host' : 'hosts'}. ` +
+    'Detach it, or use --target-online disconnect.';
+  return refuse('FC_TARGET_ONLINE', pair, reason);
+}
+
+/** The ESS's own limits. `targetsOf`: of this request, by source. */
+function checkStrict(
+  pair: RulePair,
+  relationships: readonly RelationshipState[],
+  targetsOf: Map<number, number>,
+): Refusal | undefined {
+  const { source, target } = pair;
+  const cascade = relationships.find(
+    (each) => each.targetId === source.id || each.sourceId === target.id,
+  );
+  if (cascade !== undefined) {
+    const [id, role] =
+      cascade.targetId === source.id ? [source.id, 'target'] : [target.id, 'source'];
+    const reason =
+      `${formatVolumeId(id)} is the ${role} of ${describeRelationship(cascade)}, and an ESS ` +
+      'does not cascade (--strict). Withdraw that first.';
+    return refuse('FC_CASCADE', pair, reason);
+  }
+  const asked = (targetsOf.get(source.id) ?? 0) + 1;
+  targetsOf.set(source.id, asked);
+  const existing = relationships.filter((each) => each.sourceId === source.id).length;
+  if (existing + asked <= LIMITS.strictTargets) return undefined;
+  const reason =
+    `${formatVolumeId(source.id)} has ${existing} targets, and an ESS allows ` +
+    `${LIMITS.strictTargets} (--strict). Withdraw one first.`;
+  return refuse('FC_TARGET_LIMIT', pair, reason);
 }
 
 function describe(volume: RuleVolume): string {

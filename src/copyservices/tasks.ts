@@ -2,63 +2,80 @@
  * Saved tasks: what the ESS's Task Wizard stores under a name and `rsExecuteTask` runs.
  *
  * Volumes are checked and stored by id when the task is saved, the rules of the operation when it
- * runs, because they depend on what exists then.
+ * runs, because they depend on what exists then. What a type takes is data (base/task-types.ts),
+ * what it does one function (task-verbs.ts).
  */
 
 import type { StorageArray } from '../array/storage-array.js';
 import { FlashlunError } from '../base/errors.js';
-import { formatVolumeId, type VolumePair } from '../base/ids.js';
+import type { VolumePair } from '../base/ids.js';
 import { LIMITS } from '../base/limits.js';
 import type { Logger } from '../base/log.js';
-import type {
-  TaskOptions,
-  TaskRecord,
-  TaskRepository,
-  TaskRunRecord,
-  TaskStatus,
-  TaskType,
-} from '../metadata/tasks.js';
+import type { TaskOptions, TaskType } from '../base/task-types.js';
+import type { TaskRecord, TaskRepository, TaskRunRecord, TaskStatus } from '../metadata/tasks.js';
 import type { CopyServices } from './copy-services.js';
+import { canonicalWork, checkGroup, checkName, isTaskName } from './task-checks.js';
+import { TASK_VERBS, type VerbContext, type Work } from './task-verbs.js';
 
 export interface TaskRunView {
   readonly status: TaskStatus;
   readonly message: string;
   readonly startedAt: string;
   readonly finishedAt: string;
+  /** `user admin`, `schedule nightly`, `group G`; empty for runs of earlier versions. */
+  readonly startedBy: string;
 }
 
 export interface TaskView {
   readonly name: string;
   readonly type: TaskType;
   readonly pairs: VolumePair[];
+  readonly tasks: string[];
+  readonly lss: string[];
   readonly options: TaskOptions;
   readonly description: string;
   readonly createdAt: string;
   readonly lastRun: TaskRunView | null;
 }
 
-export interface NewTask {
-  readonly name: string;
+/** What is done, without a name. */
+export interface NewWork {
   readonly type: TaskType;
-  readonly pairs: readonly VolumePair[];
-  readonly options: TaskOptions;
-  readonly description: string;
+  readonly pairs?: readonly VolumePair[] | undefined;
+  readonly tasks?: readonly string[] | undefined;
+  readonly lss?: readonly string[] | undefined;
+  readonly options?: TaskOptions | undefined;
 }
 
-/** Task names are arguments of rsExecuteTask, so without blanks; no leading minus or slash. */
-const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]*$/;
+export interface NewTask extends NewWork {
+  readonly name: string;
+  readonly description?: string | undefined;
+}
+
+/** Whether something else needs a task: `schedule nightly`. */
+export type TaskUser = (name: string) => string | undefined;
 
 export class TaskService {
   readonly #tasks;
   readonly #array;
   readonly #copyServices;
   readonly #log;
+  readonly #users: TaskUser[] = [];
 
   constructor(tasks: TaskRepository, array: StorageArray, copyServices: CopyServices, log: Logger) {
     this.#tasks = tasks;
     this.#array = array;
     this.#copyServices = copyServices;
     this.#log = log;
+    this.#users.push((name) => {
+      const group = tasks.list().find((task) => task.tasks.includes(name));
+      return group === undefined ? undefined : `group ${group.name}`;
+    });
+  }
+
+  /** Who else may need a task, asked before one is deleted. */
+  addUser(user: TaskUser): void {
+    this.#users.push(user);
   }
 
   list(): TaskView[] {
@@ -70,79 +87,118 @@ export class TaskService {
     return this.#view(this.#record(name));
   }
 
-  /** @throws FlashlunError INVALID_ARGUMENT, VOLUME_NOT_FOUND, TASK_EXISTS, LIMIT_REACHED */
+  /** The last results, the newest first. @throws FlashlunError TASK_NOT_FOUND */
+  history(name: string): TaskRunView[] {
+    return this.#tasks.runs(this.#record(name).name, LIMITS.runsPerTask).map(runView);
+  }
+
+  /**
+   * @throws FlashlunError INVALID_ARGUMENT, VOLUME_NOT_FOUND, FC_SAME_VOLUME, TASK_NOT_FOUND (of a
+   *   group), TASK_EXISTS, LIMIT_REACHED
+   */
   create(request: NewTask): TaskView {
-    this.#check(request);
-    const pairs = request.pairs.map((pair) => this.#canonical(pair));
-    this.#tasks.add({ ...request, pairs, createdMs: Date.now() });
-    this.#log.info({ task: request.name, type: request.type }, 'task saved');
+    this.import([request], false);
     return this.get(request.name);
   }
 
-  /** @throws FlashlunError TASK_NOT_FOUND */
+  /**
+   * Saves several tasks, all or none; they may be members of groups among them.
+   *
+   * @param replace tasks of these names that exist are replaced and keep their results; otherwise
+   *   they are a refusal
+   * @throws FlashlunError as create
+   */
+  import(requests: readonly NewTask[], replace: boolean): void {
+    const records: TaskRecord[] = [];
+    const names = new Set<string>();
+    for (const request of requests) {
+      checkName(request.name);
+      if (names.has(request.name)) {
+        throw new FlashlunError(
+          'INVALID_ARGUMENT',
+          `task '${request.name}' stands in the request twice. Leave one out.`,
+        );
+      }
+      names.add(request.name);
+      if (!replace) this.#refuseExisting(request.name);
+      const work = canonicalWork(request.type, request, this.#array);
+      const { name, type, description = '' } = request;
+      records.push({ name, type, ...work, description, createdMs: Date.now() });
+    }
+    const types = new Map(this.#tasks.list().map(({ name, type }) => [name, type]));
+    for (const { name, type } of records) types.set(name, type);
+    this.#checkCount(types.size);
+    for (const record of records) checkGroup(record, types);
+    this.#checkGroupsStay(records);
+    this.#tasks.put(records);
+    this.#log.info({ tasks: [...names], replace }, 'tasks saved');
+  }
+
+  /** @throws FlashlunError TASK_NOT_FOUND, TASK_IN_USE */
   delete(name: string): void {
     this.#record(name);
+    const user = this.#users.map((ask) => ask(name)).find((found) => found !== undefined);
+    if (user !== undefined) {
+      throw new FlashlunError(
+        'TASK_IN_USE',
+        `delete of task ${name} refused: ${user} runs it. Delete that first.`,
+        { details: { task: name, user } },
+      );
+    }
     this.#tasks.delete(name);
     this.#log.info({ task: name }, 'task deleted');
   }
 
   /**
-   * Runs a task and keeps its result. An establish is all pairs or none. A withdraw of a
-   * relationship that has ended already is no failure but a notice (ess.md 3.7): scripts withdraw
-   * yesterday's copy before they make today's.
+   * Runs a task and keeps its result. An establish is all pairs or none; of other types a failure
+   * says what was done before it.
    *
    * @throws FlashlunError TASK_NOT_FOUND, or what refused the operation; the result is kept too
    */
-  async run(name: string): Promise<TaskRunView & { readonly name: string }> {
+  async run(name: string, startedBy: string): Promise<TaskRunView & { readonly name: string }> {
     const task = this.#record(name);
     const startedMs = Date.now();
     try {
-      const message = await this.#perform(task);
-      return { name, ...this.#finish(name, { status: 'completed', message, startedMs }) };
+      const message = await TASK_VERBS[task.type](task, this.#context(`group ${name}`));
+      return {
+        name,
+        ...this.#finish(name, { status: 'completed', message, startedMs, startedBy }),
+      };
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
-      this.#finish(name, { status: 'failed', message, startedMs });
+      this.#finish(name, { status: 'failed', message, startedMs, startedBy });
       throw error;
     }
   }
 
-  #perform(task: TaskRecord): Promise<string> {
-    return task.type === 'establish' ? this.#establish(task) : this.#withdraw(task);
+  /**
+   * Does what a task would do, without one: "run now" of the Task Wizard.
+   *
+   * @throws FlashlunError as create and run
+   */
+  async runNow(request: NewWork, startedBy: string): Promise<TaskRunView> {
+    const work: Work = canonicalWork(request.type, request, this.#array);
+    const types = new Map(this.#tasks.list().map(({ name, type }) => [name, type]));
+    checkGroup({ name: 'run now', type: request.type, tasks: work.tasks }, types);
+    const startedMs = Date.now();
+    const message = await TASK_VERBS[request.type](work, this.#context('run now'));
+    const run = { status: 'completed', message, startedMs, startedBy } as const;
+    this.#log.info({ type: request.type, startedBy, message }, 'task ran without being saved');
+    return runView({ ...run, finishedMs: Date.now() });
   }
 
-  async #establish(task: TaskRecord): Promise<string> {
-    const views = await this.#copyServices.establish({
-      pairs: task.pairs,
-      noCopy: task.options.noCopy,
-    });
-    return `established ${views.map((view) => `${view.id} (${view.state})`).join(', ')}`;
-  }
-
-  async #withdraw(task: TaskRecord): Promise<string> {
-    const withdrawn: string[] = [];
-    const ended: string[] = [];
-    for (const pair of task.pairs) {
-      const name = `${pair.source}:${pair.target}`;
-      try {
-        await this.#copyServices.withdraw(pair);
-        withdrawn.push(name);
-      } catch (error) {
-        if (!(error instanceof FlashlunError) || error.code !== 'RELATIONSHIP_NOT_FOUND') {
-          throw error;
-        }
-        ended.push(name);
-      }
-    }
-    const parts: string[] = [];
-    if (withdrawn.length > 0) parts.push(`withdrawn ${withdrawn.join(', ')}`);
-    if (ended.length > 0) parts.push(`nothing to withdraw: ${ended.join(', ')} had ended already`);
-    return parts.join('; ');
+  #context(group: string): VerbContext {
+    return {
+      copyServices: this.#copyServices,
+      runMember: async (member) => (await this.run(member, group)).message,
+    };
   }
 
   #finish(name: string, run: Omit<TaskRunRecord, 'finishedMs'>): TaskRunView {
     const record = { ...run, finishedMs: Date.now() };
     this.#tasks.addRun(name, record);
-    this.#log.info({ task: name, status: run.status, message: run.message }, 'task ran');
+    const { status, message, startedBy } = run;
+    this.#log.info({ task: name, status, message, startedBy }, 'task ran');
     return runView(record);
   }
 
@@ -159,50 +215,47 @@ export class TaskService {
     return task;
   }
 
-  #check(request: NewTask): void {
-    if (!isTaskName(request.name)) {
-      throw new FlashlunError(
-        'INVALID_ARGUMENT',
-        'task name refused: use letters, digits, underscore, dot and minus, ' +
-          `at most ${LIMITS.taskNameBytes}, for example VMWare_W2K_FC.`,
-      );
-    }
-    if (this.#tasks.get(request.name) !== undefined) {
-      throw new FlashlunError(
-        'TASK_EXISTS',
-        `task '${request.name}' refused: there is one of that name. Delete it or choose another.`,
-        { details: { task: request.name } },
-      );
-    }
-    if (this.#tasks.count() >= LIMITS.tasks) {
-      throw new FlashlunError(
-        'LIMIT_REACHED',
-        `task '${request.name}' refused: there are ${LIMITS.tasks} tasks, the most there can be. ` +
-          'Delete some.',
-      );
-    }
+  #refuseExisting(name: string): void {
+    if (this.#tasks.get(name) === undefined) return;
+    throw new FlashlunError(
+      'TASK_EXISTS',
+      `task '${name}' refused: there is one of that name. Delete it or choose another.`,
+      { details: { task: name } },
+    );
   }
 
-  #canonical(pair: VolumePair): VolumePair {
-    const source = formatVolumeId(this.#array.state(pair.source).id);
-    const target = formatVolumeId(this.#array.state(pair.target).id);
-    if (source === target) {
+  #checkCount(count: number): void {
+    if (count <= LIMITS.tasks) return;
+    throw new FlashlunError(
+      'LIMIT_REACHED',
+      `refused: there would be ${count} tasks, and ${LIMITS.tasks} are the most. Delete some.`,
+    );
+  }
+
+  /** A task that an existing group runs cannot become a group itself. */
+  #checkGroupsStay(records: readonly TaskRecord[]): void {
+    const replaced = new Set(records.map(({ name }) => name));
+    const groups = new Set(records.filter(({ type }) => type === 'group').map(({ name }) => name));
+    for (const group of this.#tasks.list()) {
+      const member = group.tasks.find((name) => groups.has(name));
+      if (member === undefined || replaced.has(group.name)) continue;
       throw new FlashlunError(
-        'FC_SAME_VOLUME',
-        `${source}:${target} refused: source and target are the same volume. ` +
-          'Choose another target.',
+        'TASK_IN_USE',
+        `task ${member} refused: group ${group.name} runs it, and a group cannot run a group.`,
+        { details: { task: member, user: `group ${group.name}` } },
       );
     }
-    return { source, target };
   }
 
   #view(task: TaskRecord): TaskView {
-    const { name, type, pairs, options, description, createdMs } = task;
+    const { name, type, pairs, tasks, lss, options, description, createdMs } = task;
     const lastRun = this.#tasks.lastRun(name);
     return {
       name,
       type,
       pairs: [...pairs],
+      tasks: [...tasks],
+      lss: [...lss],
       options,
       description,
       createdAt: new Date(createdMs).toISOString(),
@@ -211,15 +264,7 @@ export class TaskService {
   }
 }
 
-function isTaskName(text: string): boolean {
-  return NAME.test(text) && text.length <= LIMITS.taskNameBytes;
-}
-
-function runView(run: TaskRunRecord): TaskRunView {
-  return {
-    status: run.status,
-    message: run.message,
-    startedAt: new Date(run.startedMs).toISOString(),
-    finishedAt: new Date(run.finishedMs).toISOString(),
-  };
+function runView({ startedMs, finishedMs, ...run }: TaskRunRecord): TaskRunView {
+  const startedAt = new Date(startedMs).toISOString();
+  return { ...run, startedAt, finishedAt: new Date(finishedMs).toISOString() };
 }

@@ -25,6 +25,7 @@ import type {
   PoolState,
   RateLimits,
   Recording,
+  RelationshipFlags,
   RelationshipState,
   ResumedConnection,
   ThrottledState,
@@ -68,7 +69,11 @@ class NativeEngine implements Engine {
   }
 
   volumes(): VolumeState[] {
-    return this.#native.volumes(this.#handle);
+    return this.#native.volumes(this.#handle).filter(({ id }) => !isSavedImage(id));
+  }
+
+  savedImages(): VolumeState[] {
+    return this.#native.volumes(this.#handle).filter(({ id }) => isSavedImage(id));
   }
 
   volume(id: number): VolumeState | undefined {
@@ -99,12 +104,25 @@ class NativeEngine implements Engine {
     return this.#native.establish(this.#handle, pairs);
   }
 
-  resync(relationshipId: number): Promise<void> {
-    return this.#native.resync(this.#handle, relationshipId);
+  resync(relationshipIds: readonly number[], flags: RelationshipFlags): Promise<void> {
+    return this.#native.resync(this.#handle, relationshipIds, flags);
   }
 
-  reverse(relationshipId: number): Promise<void> {
-    return this.#native.reverse(this.#handle, relationshipId);
+  reverse(relationshipIds: readonly number[], flags: RelationshipFlags): Promise<void> {
+    return this.#native.reverse(this.#handle, relationshipIds, flags);
+  }
+
+  setFlags(relationshipId: number, flags: RelationshipFlags): Promise<void> {
+    return this.#native.setFlags(this.#handle, relationshipId, flags);
+  }
+
+  revert(
+    relationshipId: number,
+    imageId: number,
+    t0UnixMs: number,
+    flags: RelationshipFlags,
+  ): Promise<void> {
+    return this.#native.revert(this.#handle, relationshipId, imageId, t0UnixMs, flags);
   }
 
   withdraw(relationshipId: number): Promise<void> {
@@ -112,7 +130,15 @@ class NativeEngine implements Engine {
   }
 
   relationships(): RelationshipState[] {
-    return this.#native.relationships(this.#handle);
+    return this.#native
+      .relationships(this.#handle)
+      .filter(({ sourceId, targetId }) => !isSavedImage(sourceId) && !isSavedImage(targetId));
+  }
+
+  savedRelationships(): RelationshipState[] {
+    return this.#native
+      .relationships(this.#handle)
+      .filter(({ sourceId, targetId }) => isSavedImage(sourceId) || isSavedImage(targetId));
   }
 
   recordings(volumeId: number): Recording[] {
@@ -228,6 +254,13 @@ class NativeEngine implements Engine {
   connectionMemory(): ConnectionMemory {
     return this.#native.connectionMemory(this.#handle);
   }
+}
+
+/** Ids from here on are images that hosts do not see; volumes have the fixed-block LSSs below. */
+export const FIRST_SAVED_IMAGE = 0x2000;
+
+function isSavedImage(id: number): boolean {
+  return id >= FIRST_SAVED_IMAGE;
 }
 
 /** As native/binding/connections.cc writes them. */

@@ -20,6 +20,7 @@ import type {
   PoolReport,
   PoolState,
   Recording,
+  RelationshipFlags,
   RelationshipState,
   ThrottledState,
   TlsCredentials,
@@ -83,8 +84,24 @@ export interface NativeAddon {
   pools(handle: PoolHandle): PoolState[];
 
   establish(handle: PoolHandle, pairs: readonly PairSpec[]): Promise<number[]>;
-  resync(handle: PoolHandle, relationshipId: number): Promise<void>;
-  reverse(handle: PoolHandle, relationshipId: number): Promise<void>;
+  resync(
+    handle: PoolHandle,
+    relationshipIds: readonly number[],
+    flags: RelationshipFlags,
+  ): Promise<void>;
+  reverse(
+    handle: PoolHandle,
+    relationshipIds: readonly number[],
+    flags: RelationshipFlags,
+  ): Promise<void>;
+  setFlags(handle: PoolHandle, relationshipId: number, flags: RelationshipFlags): Promise<void>;
+  revert(
+    handle: PoolHandle,
+    relationshipId: number,
+    imageId: number,
+    t0UnixMs: number,
+    flags: RelationshipFlags,
+  ): Promise<void>;
   withdraw(handle: PoolHandle, relationshipId: number): Promise<void>;
   relationships(handle: PoolHandle): RelationshipState[];
   recordings(handle: PoolHandle, volumeId: number): Recording[];

@@ -17,8 +17,16 @@ import type {
   ResumedConnection,
   ThrottledState,
 } from './connection-types.js';
+import type {
+  CopyBatchResult,
+  PairSpec,
+  Recording,
+  RelationshipFlags,
+  RelationshipState,
+} from './copy-types.js';
 
 export type * from './connection-types.js';
+export type * from './copy-types.js';
 
 /** Bytes of one track, the unit of mapping and copying (ess.md 2.4). */
 export const TRACK_BYTES = 65_536;
@@ -88,6 +96,13 @@ export interface VolumeState {
   readonly redirectedTracks: number;
   /** When a freeze thaws it at the latest; 0: it is not frozen. */
   readonly frozenUntilUnixMs: number;
+  /**
+   * A host has written to it since it was created or last became a target. Of a thick volume,
+   * writes over what it has already may be missed.
+   */
+  readonly hostWritten: boolean;
+  /** A relationship forbids hosts to write to it. */
+  readonly writeInhibited: boolean;
 }
 
 /** Where a new volume's tracks come from, whether all of them are reserved, and its blocks. */
@@ -113,43 +128,6 @@ export interface PoolState {
   readonly availableTracks: number;
   /** Empty, or why the last growth step failed. */
   readonly growthError: string;
-}
-
-export interface PairSpec {
-  readonly sourceId: number;
-  readonly targetId: number;
-  /** No background copy; the relationship stays until withdrawn. */
-  readonly noCopy: boolean;
-}
-
-export interface RelationshipState {
-  readonly id: number;
-  readonly sourceId: number;
-  readonly targetId: number;
-  readonly noCopy: boolean;
-  /** T0. */
-  readonly t0UnixMs: number;
-  /** Target tracks whose T0 data is still only shared with the source. */
-  readonly outOfSyncTracks: number;
-  /** Tracks of the source. */
-  readonly totalTracks: number;
-  /** By background copy since the pool was opened. */
-  readonly copiedTracks: number;
-}
-
-/** A relationship with whose T0 a volume can be compared. */
-export interface Recording {
-  readonly relationshipId: number;
-  readonly sourceId: number;
-  readonly targetId: number;
-}
-
-export interface CopyBatchResult {
-  readonly copiedTracks: number;
-  /** `firstTrack` of the next call. */
-  readonly nextTrack: number;
-  /** Nothing is left to copy; the relationship has ended. */
-  readonly done: boolean;
 }
 
 /** A track whose content is not what its checksum says. */
@@ -294,6 +272,8 @@ export interface Engine {
   deleteVolume(id: number): Promise<void>;
   volumes(): VolumeState[];
   volume(id: number): VolumeState | undefined;
+  /** Volumes with ids from 0x2000 on, which `volumes` leaves out: images kept for later. */
+  savedImages(): VolumeState[];
 
   /** Capacity 0: all of a block device. @throws NativeError EXISTS, INVALID, LIMIT, NO_SPACE */
   createPool(name: string, path: string, capacityBytes: number): Promise<void>;
@@ -314,12 +294,29 @@ export interface Engine {
 
   /** All pairs at one T0, or none. Resolves with one relationship id a pair, when T0 is durable. */
   establish(pairs: readonly PairSpec[]): Promise<number[]>;
-  /** The target becomes the source's content again, at a new T0; shares the whole source. */
-  resync(relationshipId: number): Promise<void>;
-  /** The roles swap: the old source becomes what the old target holds, at a new T0. */
-  reverse(relationshipId: number): Promise<void>;
+  /**
+   * The targets become their sources' content again, all at one new T0, or none. Relationships that
+   * recorded share only what changed. `flags` replace theirs.
+   */
+  resync(relationshipIds: readonly number[], flags: RelationshipFlags): Promise<void>;
+  /** The roles swap: the old sources become what the old targets hold, at a new T0. As resync. */
+  reverse(relationshipIds: readonly number[], flags: RelationshipFlags): Promise<void>;
+  /** Other flags without a new T0; `record` can only end. */
+  setFlags(relationshipId: number, flags: RelationshipFlags): Promise<void>;
+  /**
+   * The target of a relationship that records becomes the image again, a volume of its size; what
+   * differs counts as changed. T0 and flags become the relationship's.
+   */
+  revert(
+    relationshipId: number,
+    imageId: number,
+    t0UnixMs: number,
+    flags: RelationshipFlags,
+  ): Promise<void>;
   withdraw(relationshipId: number): Promise<void>;
   relationships(): RelationshipState[];
+  /** Those of saved images, which `relationships` leaves out. */
+  savedRelationships(): RelationshipState[];
   /** At most 64, the oldest ones. Unlike `relationships` this counts nothing. */
   recordings(volumeId: number): Recording[];
   /**

@@ -1,5 +1,5 @@
 /**
- * Options of the rs* commands: `/v` or `-v`, any case, any order, mixed with the task names.
+ * Options of the rs* commands: `/v` or `-v`, any case, any order, mixed with the other words.
  *
  * A parser of its own, because the usual ones do not know `/` and would take `-vu` or `--u=x`,
  * which these commands never had.
@@ -7,25 +7,38 @@
 
 import { nonEmpty } from '../base/command-line.js';
 import { FlashlunError } from '../base/errors.js';
+import { LIMITS } from '../base/limits.js';
 
-export interface ExecuteTaskArguments {
+/** What a command takes. */
+export interface ArgumentSpec {
+  readonly name: string;
+  /** Whether it talks to a server, and so has /u, /p and /s. */
+  readonly server: boolean;
+  /** Letters of its own options, all with a value, and what they are for. */
+  readonly values?: Readonly<Record<string, string>>;
+  /** Words that are no options: what they are, and how few and how many. */
+  readonly words: { readonly what: string; readonly least: number; readonly most: number };
+}
+
+export interface Arguments {
   readonly help: boolean;
   readonly verbose: boolean;
   readonly user: string;
   /** As typed: may be `@FILE`. Undefined when neither option nor environment gives one. */
   readonly password: string | undefined;
   readonly server: string;
-  readonly tasks: readonly string[];
+  /** By letter, the options of `ArgumentSpec.values` that were given. */
+  readonly values: Readonly<Record<string, string>>;
+  readonly words: readonly string[];
 }
 
-const VALUE_OPTIONS = { u: 'user', p: 'password', s: 'server' } as const;
-type ValueOption = (typeof VALUE_OPTIONS)[keyof typeof VALUE_OPTIONS];
+const SERVER_OPTIONS = { u: 'USER', p: 'PASSWORD', s: 'SERVER' } as const;
 
-interface Words {
+interface Read {
   help: boolean;
   verbose: boolean;
-  values: Partial<Record<ValueOption, string>>;
-  tasks: string[];
+  values: Record<string, string>;
+  words: string[];
 }
 
 /**
@@ -34,70 +47,93 @@ interface Words {
  * @throws FlashlunError USAGE
  */
 export function parseArguments(
+  spec: ArgumentSpec,
   args: readonly string[],
   env: NodeJS.ProcessEnv,
-): ExecuteTaskArguments {
-  const { help, verbose, values, tasks } = readWords(args);
-  const server = values.server ?? nonEmpty(env['FLASHLUN_SERVER']) ?? '';
-  if (!help && server === '') {
-    throw usage('no server given: add /s SERVER or set FLASHLUN_SERVER');
+): Arguments {
+  const { help, verbose, values, words } = read(spec, args);
+  const { u, p, s, ...own } = values;
+  const server = s ?? nonEmpty(env['FLASHLUN_SERVER']) ?? '';
+  if (!help && spec.server && server === '') {
+    throw usage(spec, 'no server given: add /s SERVER or set FLASHLUN_SERVER');
   }
-  if (!help && tasks.length === 0) throw usage('no task given: add the name of a saved task');
+  if (!help) checkWords(spec, words);
   return {
     help,
     verbose,
     server,
-    tasks,
-    user: values.user ?? nonEmpty(env['FLASHLUN_USER']) ?? 'admin',
-    password: values.password ?? nonEmpty(env['FLASHLUN_PASSWORD']),
+    words,
+    values: own,
+    user: u ?? nonEmpty(env['FLASHLUN_USER']) ?? 'admin',
+    password: p ?? nonEmpty(env['FLASHLUN_PASSWORD']),
   };
 }
 
-function readWords(args: readonly string[]): Words {
-  const words: Words = { help: false, verbose: false, values: {}, tasks: [] };
+function checkWords(spec: ArgumentSpec, words: readonly string[]): void {
+  const { what, least, most } = spec.words;
+  if (words.length < least) throw usage(spec, `no ${what} given`);
+  if (words.length <= most) return;
+  const extra = words[most] ?? '';
+  if (most === 0) throw usage(spec, `'${extra}' is too much: it takes options only`);
+  throw usage(spec, `${words.length} words given, and it takes at most ${most} (${what})`);
+}
+
+function read(spec: ArgumentSpec, args: readonly string[]): Read {
+  if (args.length > LIMITS.essCliWords) {
+    throw usage(spec, `more than ${LIMITS.essCliWords} words on the command line`);
+  }
+  const result: Read = { help: false, verbose: false, values: {}, words: [] };
   const queue = [...args];
   for (let word = queue.shift(); word !== undefined; word = queue.shift()) {
     if (word === '--') {
-      words.tasks.push(...queue.splice(0));
+      result.words.push(...queue.splice(0));
     } else if (word.toLowerCase() === '--help') {
-      words.help = true;
+      result.help = true;
     } else if (/^[-/]/.test(word)) {
-      readOption(word, queue, words);
+      readOption(spec, word, queue, result);
     } else {
-      words.tasks.push(word);
+      result.words.push(word);
     }
   }
-  return words;
+  return result;
 }
 
-function readOption(word: string, queue: string[], words: Words): void {
+function readOption(spec: ArgumentSpec, word: string, queue: string[], result: Read): void {
   const letter = word.slice(1).toLowerCase();
+  const known = valueOptions(spec);
   if (letter === 'v') {
-    words.verbose = true;
+    result.verbose = true;
   } else if (letter === 'h' || letter === '?') {
-    words.help = true;
-  } else if (isValueOption(letter)) {
-    words.values[VALUE_OPTIONS[letter]] = valueFor(word, queue);
+    result.help = true;
+  } else if (Object.hasOwn(known, letter)) {
+    result.values[letter] = valueFor(spec, word, queue);
   } else {
-    throw usage(`unknown option ${word}: there are /v, /u USER, /p PASSWORD and /s SERVER`);
+    const options = Object.entries(known).map(([each, what]) => `/${each} ${what}`);
+    const list = ['/v', ...options];
+    const last = list.pop();
+    const all = list.length === 0 ? last : `${list.join(', ')} and ${last}`;
+    throw usage(spec, `unknown option ${word}: there are ${all}`);
   }
+}
+
+function valueOptions(spec: ArgumentSpec): Readonly<Record<string, string>> {
+  return { ...(spec.server ? SERVER_OPTIONS : {}), ...spec.values };
 }
 
 /** Takes the next word, whatever it starts with: passwords may start with anything. */
-function valueFor(option: string, queue: string[]): string {
+function valueFor(spec: ArgumentSpec, option: string, queue: string[]): string {
   const value = queue.shift();
   // Printed examples blank out user and password ("/u   /p   /s server"): an option there is a
   // value left out.
-  if (value === undefined || value === '' || /^[-/][vups]$/i.test(value)) {
-    throw usage(`${option} needs a value after it`);
+  const letters = ['v', ...Object.keys(valueOptions(spec))].join('');
+  const isOption = value !== undefined && new RegExp(`^[-/][${letters}]$`, 'i').test(value);
+  if (value === undefined || value === '' || isOption) {
+    throw usage(spec, `${option} needs a value after it`);
   }
   return value;
 }
 
-function isValueOption(letter: string): letter is keyof typeof VALUE_OPTIONS {
-  return Object.hasOwn(VALUE_OPTIONS, letter);
-}
-
-function usage(reason: string): FlashlunError {
-  return new FlashlunError('USAGE', `${reason}. See rsExecuteTask /h.`);
+/** An error about the command line of this command. */
+export function usage(spec: Pick<ArgumentSpec, 'name'>, reason: string): FlashlunError {
+  return new FlashlunError('USAGE', `${reason}. See ${spec.name} /h.`);
 }

@@ -9,11 +9,13 @@ export interface LineSink {
 
 export class Transcript {
   readonly #out: LineSink;
+  readonly #err: LineSink;
   readonly #verbose: boolean;
   readonly #now: () => Date;
 
-  constructor(out: LineSink, verbose: boolean, now: () => Date = () => new Date()) {
+  constructor(out: LineSink, err: LineSink, verbose: boolean, now: () => Date = () => new Date()) {
     this.#out = out;
+    this.#err = err;
     this.#verbose = verbose;
     this.#now = now;
   }
@@ -26,6 +28,11 @@ export class Transcript {
   /** A step with the time in front, as the rsRegister lines have it; only with /v. */
   stampedStep(text: string): void {
     if (this.#verbose) this.#out.write(`${formatTimestamp(this.#now())} ${text}\n`);
+  }
+
+  /** A remark that is no part of the output. */
+  note(text: string): void {
+    this.#err.write(`${text}\n`);
   }
 
   /** An outcome; always. */

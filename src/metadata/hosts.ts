@@ -9,6 +9,23 @@ export interface HostRecord {
   readonly uids: readonly number[];
   readonly tlsIdentities: readonly string[];
   readonly createdMs: number;
+  /** What rsPrimeServer told last; undefined for a host that never did. */
+  readonly diskMap: DiskMap | undefined;
+}
+
+/** What a host calls its disks, by its own account. */
+export interface DiskMap {
+  readonly disks: readonly HostDisk[];
+  /** The host's own idea of its address. */
+  readonly address: string;
+  readonly primedMs: number;
+}
+
+export interface HostDisk {
+  /** As the host names it: `Disk1`, `sda`. */
+  readonly name: string;
+  /** Eight characters, upper case; may be of another ESS. */
+  readonly serial: string;
 }
 
 /** A host may attach a volume. */
@@ -32,6 +49,7 @@ interface HostRow {
   readonly description: string;
   readonly identities: string;
   readonly createdMs: number;
+  readonly diskMap: string | null;
 }
 
 type StoredIdentities = Pick<HostRecord, 'addresses' | 'uids' | 'tlsIdentities'>;
@@ -44,30 +62,34 @@ export class HostRepository {
 
   constructor(db: MetadataDatabase) {
     this.#list = db.prepare<[], HostRow>(
-      'SELECT name, description, identities, created_ms AS createdMs FROM hosts ORDER BY name',
+      `SELECT name, description, identities, created_ms AS createdMs, disk_map AS diskMap
+       FROM hosts ORDER BY name`,
     );
-    this.#insert = db.prepare<[string, string, string, number]>(
-      'INSERT INTO hosts (name, description, identities, created_ms) VALUES (?, ?, ?, ?)',
+    this.#insert = db.prepare<[string, string, string, number, string | null]>(
+      `INSERT INTO hosts (name, description, identities, created_ms, disk_map)
+       VALUES (?, ?, ?, ?, ?)`,
     );
-    this.#update = db.prepare<[string, string, string]>(
-      'UPDATE hosts SET description = ?, identities = ? WHERE name = ?',
+    this.#update = db.prepare<[string, string, string | null, string]>(
+      'UPDATE hosts SET description = ?, identities = ?, disk_map = ? WHERE name = ?',
     );
     this.#delete = db.prepare<[string]>('DELETE FROM hosts WHERE name = ?');
   }
 
   list(): HostRecord[] {
-    return this.#list.all().map(({ identities, ...row }) => ({
+    return this.#list.all().map(({ identities, diskMap, ...row }) => ({
       ...row,
       ...(JSON.parse(identities) as StoredIdentities),
+      diskMap: diskMap === null ? undefined : (JSON.parse(diskMap) as DiskMap),
     }));
   }
 
   add(host: HostRecord): void {
-    this.#insert.run(host.name, host.description, identitiesOf(host), host.createdMs);
+    const { name, description, createdMs } = host;
+    this.#insert.run(name, description, identitiesOf(host), createdMs, diskMapOf(host));
   }
 
   update(host: HostRecord): void {
-    this.#update.run(host.description, identitiesOf(host), host.name);
+    this.#update.run(host.description, identitiesOf(host), diskMapOf(host), host.name);
   }
 
   /** @throws SqliteError while it has access to a volume */
@@ -78,6 +100,10 @@ export class HostRepository {
 
 function identitiesOf({ addresses, uids, tlsIdentities }: HostRecord): string {
   return JSON.stringify({ addresses, uids, tlsIdentities });
+}
+
+function diskMapOf({ diskMap }: HostRecord): string | null {
+  return diskMap === undefined ? null : JSON.stringify(diskMap);
 }
 
 /** A volume is here as soon as its access was set, also when no host may attach it. */

@@ -72,7 +72,8 @@ export class Api {
         const [source, target] = pair.split(':');
         return { source, target };
       }),
-      options: { noCopy },
+      // Tests establish onto targets that they have written.
+      options: { noCopy, force: true, undoSeconds: 0 },
     });
   }
 

@@ -5,7 +5,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, isAbsolute, join } from 'node:path';
 import type { TestContext } from 'vitest';
 import type { Scope } from './cleanup.js';
 import { exec, killGroup, ok } from './exec.js';
@@ -32,6 +32,12 @@ const VIRTIO_MODULES = [
   'drivers/virtio/virtio_pci.ko',
 ];
 
+const NETWORK_MODULES = [
+  'net/core/failover.ko',
+  'drivers/net/net_failover.ko',
+  'drivers/net/virtio_net.ko',
+];
+
 /** A LUN that QEMU attached. */
 const SCSI_DISK: Hardware = {
   modules: [
@@ -46,14 +52,14 @@ const SCSI_DISK: Hardware = {
 
 /** A network card, and /dev/nbd0 to attach LUNs over it. */
 export const NETWORK: Hardware = {
-  modules: [
-    ...VIRTIO_MODULES,
-    'net/core/failover.ko',
-    'drivers/net/net_failover.ko',
-    'drivers/net/virtio_net.ko',
-    'drivers/block/nbd.ko',
-  ],
+  modules: [...VIRTIO_MODULES, ...NETWORK_MODULES, 'drivers/block/nbd.ko'],
   appears: '/sys/class/net/eth0',
+};
+
+/** LUNs that QEMU attached, and a network card. */
+export const DISKS_AND_NETWORK: Hardware = {
+  modules: [...SCSI_DISK.modules, ...NETWORK_MODULES],
+  appears: '/dev/sda',
 };
 
 /** Skips the test when no guest can be started here, with the reason. */
@@ -68,7 +74,8 @@ export function requiresGuest(context: TestContext): void {
 
 /**
  * Makes an initramfs that loads the modules, runs `script` with /bin/sh, and powers the machine
- * off. `files` are further ones: their paths here, which are also their names below /host there.
+ * off. Programs are names or absolute paths. `files` are further ones: their paths here, which are
+ * also their names below /host there.
  */
 export async function makeInitramfs(
   dir: string,
@@ -127,9 +134,9 @@ async function copyBusybox(tree: string): Promise<void> {
  * libraries.
  */
 async function copyProgram(tree: string, name: string): Promise<void> {
-  const path = findTool(name);
+  const path = isAbsolute(name) ? name : findTool(name);
   if (path === undefined) throw new Error(`${name} is not installed`);
-  copyFileSync(path, join(tree, 'host', name));
+  copyFileSync(path, join(tree, 'host', basename(name)));
   const libraries = (await ok('ldd', [path])).matchAll(/(\/\S+) \(0x/g);
   for (const [, library] of libraries) {
     mkdirSync(join(tree, dirname(library!)), { recursive: true });
@@ -204,7 +211,7 @@ export function bootGuest(scope: Scope, initramfs: string, devices: readonly str
   const child = spawn(
     'qemu-system-x86_64',
     [
-      ...['-machine', 'q35,accel=tcg', '-cpu', 'max', '-m', '512', '-no-reboot', '-nodefaults'],
+      ...['-machine', 'q35,accel=tcg', '-cpu', 'max', '-m', '1024', '-no-reboot', '-nodefaults'],
       ...['-display', 'none', '-serial', 'stdio', '-monitor', 'none'],
       ...['-kernel', join(boot, kernel), '-initrd', initramfs],
       ...['-append', 'console=ttyS0 quiet panic=-1'],

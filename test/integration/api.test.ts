@@ -352,6 +352,7 @@ describe('refusals change nothing', () => {
         { source: '1205', target: '1304' },
         { source, target },
       ],
+      options: { force: true },
     });
     expect(reply).toMatchObject({ status, body: { code } });
     expect(await server.api.flashcopies()).toEqual(before);

@@ -253,6 +253,51 @@ describe('tasks', () => {
       expect(await refused(`task ${verb} T1`, 6)).toMatch(/T1/);
     }
   });
+
+  test('groups, run now, history, export and import', async () => {
+    await flashlun('task create Copy establish 1203:1303 --nocopy');
+    await flashlun('task create End withdraw 1203:1303');
+    await flashlun('task create Both group End Copy --description ordered');
+    expect(await flashlun('task run Both')).toMatch(/^Task Both completed: End: .*; Copy: /);
+    expect(await flashlun('task now resync 1203:1303 --nocopy')).toBe(
+      'Completed: resynced 1203:1303\n',
+    );
+    expect(await refused('task now resync 1203:1304', 6)).toMatch(/no relationship 1203:1304/);
+    expect(await flashlun('task history Copy')).toMatch(/completed +group Both +established/);
+    expect(await refused('task delete End', 6)).toMatch(/group Both runs it/);
+
+    const file = join(await scope.tempDir(), 'tasks.json');
+    await flashlun(`task export --file ${file}`);
+    expect(await refused(`task export --file ${file}`, 2)).toMatch(/it exists/);
+    const text = await readFile(file, 'utf8');
+    expect(await refused(`task import ${file}`, 6)).toMatch(/there is one of that name/);
+    for (const name of ['Both', 'Copy', 'End']) await flashlun(`task delete ${name}`);
+    expect(await flashlun(`task import ${file}`)).toBe('Saved 3 tasks: Both, Copy, End.\n');
+    expect(await flashlun('task export')).toBe(text);
+    await flashlun(`task import ${file} --replace`);
+    expect(await refused('task export Nope', 6)).toMatch(/no task 'Nope'/);
+    expect(await refused('task import /no/such/file', 2)).toMatch(/no such file/);
+    for (const [content, reason] of [
+      ['{', /no file of "flashlun task export"/],
+      ['{"format": "flashlun-tasks", "version": 2, "tasks": []}', /another version/],
+      ['{"format": "flashlun-tasks", "version": 1, "tasks": []}', /fewer than 1/],
+      ['{"format": "flashlun-tasks", "version": 1, "tasks": [{"name": "x"}]}', /body\/tasks\/0/],
+      [text.replace('"name": "Copy"', '"name": "a b"'), /task name refused/],
+      [text.replace('"Copy"', '"a b"'), /no such task/],
+      [text.replace('"1303"', '"1999"'), /1999/],
+    ] as const) {
+      const bad = join(await scope.tempDir(), 'bad.json');
+      await writeFile(bad, content);
+      const before = await flashlun('task export');
+      const result = await server.flashlun('task', 'import', bad, '--replace');
+      expect(result.code).toBeGreaterThan(0);
+      expect(result.stderr).toMatch(reason);
+      expect(result.stderr).toMatch(/^flashlun: [^\n]+\n$/);
+      expect(await flashlun('task export')).toBe(before);
+    }
+    await flashlun('flashcopy withdraw 1203:1303');
+    for (const name of ['Both', 'Copy', 'End']) await flashlun(`task delete ${name}`);
+  });
 });
 
 test('array show, lss list, user list', async () => {

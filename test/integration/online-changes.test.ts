@@ -79,12 +79,12 @@ test('resync takes the source as it is now; reverse brings the copy back', () =>
     const host = await open(own, '1B00');
     await host.write(0, Buffer.alloc(BLOCK, 0xa5));
     expect(await firstByte('1B01')).toBe(0);
-    expect(await flashlun('flashcopy resync 1B00:1B01')).toMatch(
+    expect(await flashlun('flashcopy resync 1B00:1B01 --nocopy')).toMatch(
       /^Resynced 1B00:1B01: T0 is \d{4}-\d\d-\d\d /,
     );
     expect(await firstByte('1B01')).toBe(0xa5);
     await host.write(0, Buffer.alloc(BLOCK, 0xee));
-    expect(await flashlun('flashcopy reverse 1B00:1B01')).toBe(
+    expect(await flashlun('flashcopy reverse 1B00:1B01 --fast --nocopy')).toBe(
       'Reversed: 1B00 is now the target of 1B01.\n',
     );
     // The connection that was there all the time sees it too.
@@ -92,7 +92,7 @@ test('resync takes the source as it is now; reverse brings the copy back', () =>
     const list = await flashlun('flashcopy list --json');
     expect(JSON.parse(list)).toMatchObject({ flashcopies: [{ id: '1B01:1B00' }] });
     await flashlun('volume resize 1B01 --size 2M');
-    expect(await refused('flashcopy reverse 1B01:1B00')).toMatch(/differ in size/);
+    expect(await refused('flashcopy reverse 1B01:1B00 --fast')).toMatch(/differ in size/);
     expect(await refused('flashcopy resync 1B01:1B00')).toMatch(/is smaller than/);
     await flashlun('flashcopy withdraw 1B01:1B00');
     expect(await refused('flashcopy resync 1B01:1B00')).toMatch(/no relationship/);

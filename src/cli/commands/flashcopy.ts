@@ -3,15 +3,30 @@
 import type { Command } from 'commander';
 import { FlashlunError } from '../../base/errors.js';
 import { parsePair } from '../../base/ids.js';
+import { MIB } from '../../base/units.js';
 import type { FlashcopiesView, FlashcopyView } from '../api-types.js';
 import { type CliContext, jsonOption, parseSeconds, print, withApi } from '../context.js';
+import {
+  checkWait,
+  collectPairs,
+  type CopyFlags,
+  copyOptions,
+  optionsOf,
+  pairPath,
+  pairText,
+} from '../copy-flags.js';
 import { type Column, formatFields, formatPercent, formatTable, formatTime } from '../output.js';
 import { waitForCopies } from '../wait.js';
+import { addFlashcopyVerbs } from './flashcopy-verbs.js';
 
-interface EstablishFlags {
-  readonly nocopy?: boolean;
-  readonly wait?: boolean;
-  readonly timeout?: number;
+export { collectPairs, pairText } from '../copy-flags.js';
+
+export interface EstablishFlags extends CopyFlags {
+  readonly freeze?: boolean;
+  readonly freezeLimit?: number;
+  readonly atomic?: boolean;
+  readonly force?: boolean;
+  readonly undo?: number;
 }
 
 const COLUMNS: readonly Column<FlashcopyView>[] = [
@@ -54,62 +69,51 @@ export function addFlashcopyCommands(program: Command, context: CliContext): voi
       }),
     );
 
-  addAgain(flashcopy, context);
+  addFlashcopyVerbs(flashcopy, context);
 
   flashcopy
     .command('withdraw')
     .description('end relationships; both volumes keep what they show')
+    .option('--complete', 'copy what is left first: they end by themselves then')
     .argument('<PAIRS...>', 'SOURCE:TARGET ...', collectPairs)
-    .action((pairs: readonly string[], _flags: unknown, command: Command) =>
+    .action((pairs: readonly string[], flags: { complete?: boolean }, command: Command) =>
       withApi(context, command, async (api) => {
+        const complete = flags.complete === true;
         for (const pair of pairs) {
-          await api.json('DELETE', pairPath(pair), { deadline: 'runMs' });
-          context.stdout.write(`Withdrew ${pair}.\n`);
+          const path = `${pairPath(pair)}${complete ? '?complete=true' : ''}`;
+          await api.json('DELETE', path, { deadline: 'runMs' });
+          const line = complete ? `${pair} ends when all is copied.` : `Withdrew ${pair}.`;
+          context.stdout.write(`${line}\n`);
         }
       }),
     );
 }
 
-function addAgain(flashcopy: Command, context: CliContext): void {
-  const add = (name: string, description: string, line: (view: FlashcopyView) => string) =>
-    jsonOption(flashcopy.command(name))
-      .description(description)
-      .argument('<PAIR>', 'SOURCE:TARGET', pairText)
-      .action((pair: string, _flags: unknown, command: Command) =>
-        withApi(context, command, async (api) => {
-          const path = `${pairPath(pair)}/${name}`;
-          const view = await api.json<FlashcopyView>('POST', path, { deadline: 'runMs' });
-          print(context, command, view, () => line(view));
-        }),
-      );
-  add(
-    'resync',
-    'make the target a copy of what the source is now',
-    (view) => `Resynced ${view.id}: T0 is ${formatTime(view.establishedAt)}.\n`,
-  );
-  add(
-    'reverse',
-    'make the source a copy of what the target is now; they swap their roles',
-    (view) => `Reversed: ${view.target} is now the target of ${view.source}.\n`,
-  );
-}
-
 function addEstablish(flashcopy: Command, context: CliContext): void {
-  jsonOption(flashcopy.command('establish'))
+  groupOptions(copyOptions(jsonOption(flashcopy.command('establish'))))
     .description('make each target a copy of its source, all at the same point in time')
     .argument('<PAIRS...>', 'SOURCE:TARGET ... (id, serial or name)', collectPairs)
-    .option('--nocopy', 'no background copy: the relationship stays until it is withdrawn')
-    .option('--wait', 'return when every track has been copied')
-    .option('--timeout <SECONDS>', 'with --wait: give up waiting after this time', parseSeconds)
     .addHelpText(
       'after',
       '\nExamples:\n  flashlun flashcopy establish 1203:1303' +
         '\n  flashlun flashcopy establish 1203:1303 1204:1304 --nocopy' +
-        '\n  flashlun flashcopy establish 1203:1303 --wait --timeout 600',
+        '\n  flashlun flashcopy establish 1203:1303 --wait --timeout 600' +
+        '\n  flashlun flashcopy establish 1203:1303 --record --persistent   # then: resync' +
+        '\n  flashlun flashcopy establish 1203:1303 1304:1204 --freeze      # then: unfreeze 12 13',
     )
     .action((pairs: readonly string[], flags: EstablishFlags, command: Command) =>
       establish(context, pairs, flags, command),
     );
+}
+
+/** Of an establish alone. */
+export function groupOptions(command: Command): Command {
+  return command
+    .option('--atomic', 'one point in time for all pairs, without a freeze; always so')
+    .option('--freeze', 'hold up what hosts write to the sources until "flashcopy unfreeze LSS"')
+    .option('--freeze-limit <SECONDS>', 'with --freeze: and no longer than so', parseSeconds)
+    .option('--force', 'also onto a target that hosts have written')
+    .option('--undo <SECONDS>', 'keep what the targets held for so long', parseUndo);
 }
 
 function establish(
@@ -118,16 +122,8 @@ function establish(
   flags: EstablishFlags,
   command: Command,
 ): Promise<void> {
-  if (flags.wait === true && flags.nocopy === true) {
-    throw new FlashlunError(
-      'USAGE',
-      '--wait with --nocopy would never end. Leave one of them out.',
-    );
-  }
-  if (flags.timeout !== undefined && flags.wait !== true) {
-    throw new FlashlunError('USAGE', '--timeout is only used with --wait. Add --wait.');
-  }
-  const body = { pairs: pairs.map(parsePair), options: { noCopy: flags.nocopy === true } };
+  checkWait(flags);
+  const body = { pairs: pairs.map(parsePair), options: establishOptions(flags) };
   return withApi(context, command, async (api) => {
     const answer = await api.json<FlashcopiesView>('POST', '/v1/flashcopies', {
       body,
@@ -142,6 +138,23 @@ function establish(
     print(context, command, answer, () => answer.flashcopies.map(establishedLine).join(''));
     await waiting;
   });
+}
+
+export function establishOptions(flags: EstablishFlags): Record<string, unknown> {
+  return {
+    ...optionsOf(flags),
+    ...(flags.freeze === true ? { freeze: true } : {}),
+    ...(flags.freezeLimit === undefined ? {} : { freezeSeconds: flags.freezeLimit }),
+    ...(flags.atomic === true ? { atomic: true } : {}),
+    ...(flags.force === true ? { force: true } : {}),
+    ...(flags.undo === undefined ? {} : { undoSeconds: flags.undo }),
+  };
+}
+
+/** @throws FlashlunError USAGE */
+function parseUndo(text: string): number {
+  if (/^\d{1,6}$/.test(text)) return Number(text);
+  throw new FlashlunError('USAGE', `'${text.slice(0, 40)}' is not a number of seconds; 0: none.`);
 }
 
 function establishedLine(view: FlashcopyView): string {
@@ -160,23 +173,41 @@ function relationshipText(view: FlashcopyView): string {
     ['mode', view.copyMode],
     ['state', view.state],
     ['established', formatTime(view.establishedAt)],
+    ['persistent', yesNo(view.persistent)],
+    ['change recording', yesNo(view.recording)],
+    ['revertible', yesNo(view.revertible)],
+    ['target writes', view.targetWriteEnabled ? 'enabled' : 'inhibited'],
+    ['background copy', copyText(view)],
+    ['consistency group', freezeText(view)],
     ['out-of-sync tracks', `${view.outOfSyncTracks} of ${view.totalTracks}`],
     ['copied', formatPercent(view.copiedPercent)],
     ['problem', view.problem ?? '-'],
   ]);
 }
 
-/** `S:T` checked and normalised. @throws FlashlunError INVALID_ARGUMENT */
-export function pairText(text: string): string {
-  const { source, target } = parsePair(text);
-  return `${source}:${target}`;
+function yesNo(value: boolean): string {
+  return value ? 'yes' : 'no';
 }
 
-/** commander calls it once per word of a variadic argument. */
-export function collectPairs(text: string, earlier: readonly string[] = []): string[] {
-  return [...earlier, pairText(text)];
+function copyText(view: FlashcopyView): string {
+  if (view.state !== 'copying' && view.outOfSyncTracks === 0) return 'done';
+  if (view.copyMode === 'nocopy') return 'none';
+  const how = view.paused ? 'paused' : view.activeCopy ? 'active' : 'queued';
+  const rate = view.copyBytesPerSecond;
+  const limit = rate === null ? '' : `, at most ${(rate / MIB).toFixed(1)} MB/s`;
+  return `${how}, priority ${view.priority}${limit}`;
 }
 
-function pairPath(pair: string): string {
-  return `/v1/flashcopies/${encodeURIComponent(pair)}`;
+function freezeText(view: FlashcopyView): string {
+  const seconds = (view.frozenMs / 1000).toFixed(3);
+  switch (view.freeze) {
+    case 'none':
+      return '-';
+    case 'frozen':
+      return 'the source is frozen';
+    case 'created':
+      return `created, frozen for ${seconds} s`;
+    case 'expired':
+      return `not consistent: thawed by the time limit after ${seconds} s`;
+  }
 }

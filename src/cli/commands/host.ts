@@ -51,7 +51,7 @@ export function addHostCommands(program: Command, context: CliContext): void {
     .action((_flags: unknown, command: Command) => listHosts(context, command));
 
   jsonOption(host.command('show'))
-    .description('show one host and the LUNs it may attach')
+    .description('show one host, its disks and the LUNs it may attach')
     .argument('<HOST>', 'its name')
     .action((name: string, _flags: unknown, command: Command) =>
       showHost(context, command, { method: 'GET', path: hostPath(name) }),
@@ -59,7 +59,7 @@ export function addHostCommands(program: Command, context: CliContext): void {
 
   host
     .command('delete')
-    .description('delete a host; refused while it has access to a LUN')
+    .description('delete a host and its disk map; refused while it has access to a LUN')
     .argument('<HOST>', 'its name')
     .action((name: string, _flags: unknown, command: Command) =>
       withApi(context, command, async (api) => {
@@ -105,6 +105,7 @@ function listHosts(context: CliContext, command: Command): Promise<void> {
           { title: 'ADDRESSES', value: (host) => orDash(host.addresses) },
           { title: 'USERS', value: (host) => orDash(host.uids) },
           { title: 'TLS IDENTITIES', value: (host) => orDash(host.tlsIdentities) },
+          { title: 'DISKS', value: (host) => host.disks.length },
           { title: 'DESCRIPTION', value: (host) => host.description },
         ],
         answer.hosts,
@@ -131,12 +132,18 @@ function showHost(
         ['addresses', orDash(host.addresses)],
         ['users', orDash(host.uids)],
         ['TLS identities', orDash(host.tlsIdentities)],
+        ['disks', orDash(host.disks.map(diskText))],
+        ['primed', host.primedAt === null ? '-' : formatTime(host.primedAt)],
         ['volumes', orDash(volumes)],
         ['created', formatTime(host.createdAt)],
       ]);
       return fields + endedText(host.disconnected);
     });
   });
+}
+
+function diskText({ name, serial, volume }: HostView['disks'][number]): string {
+  return `${name} ${serial} (${volume ?? 'no volume of this array'})`;
 }
 
 function orDash(items: readonly (string | number)[]): string {

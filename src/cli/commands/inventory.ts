@@ -2,8 +2,8 @@
 
 import type { Command } from 'commander';
 import { formatSize } from '../../base/units.js';
-import type { ArrayView, LssesView, UsersView } from '../api-types.js';
-import { type CliContext, jsonOption, print, withApi } from '../context.js';
+import type { ArrayView, LssesView, LssView, UsersView } from '../api-types.js';
+import { type CliContext, jsonOption, parseSeconds, print, withApi } from '../context.js';
 import { formatFields, formatTable } from '../output.js';
 
 /** Adds `array`, `lss` and `user` to the program. */
@@ -29,6 +29,8 @@ export function addInventoryCommands(program: Command, context: CliContext): voi
       }),
     );
 
+  addOneLss(lss, context);
+
   const user = program.command('user').description('users of the array');
   jsonOption(user.command('list'))
     .alias('ls')
@@ -39,6 +41,40 @@ export function addInventoryCommands(program: Command, context: CliContext): voi
         print(context, command, answer, () => userTable(answer.users));
       }),
     );
+}
+
+function addOneLss(lss: Command, context: CliContext): void {
+  jsonOption(lss.command('show'))
+    .description('show one logical subsystem: its freeze timer, and what is frozen')
+    .argument('<LSS>', 'for example 12')
+    .action((id: string, _flags: unknown, command: Command) =>
+      withApi(context, command, async (api) => {
+        const view = await api.json<LssView>('GET', `/v1/lss/${encodeURIComponent(id)}`);
+        print(context, command, view, () => lssText(view));
+      }),
+    );
+
+  jsonOption(lss.command('set'))
+    .description('set how long a freeze of a consistency group lasts at most')
+    .argument('<LSS>', 'for example 12')
+    .requiredOption('--freeze-timeout <SECONDS>', 'default: 120', parseSeconds)
+    .action((id: string, flags: { freezeTimeout: number }, command: Command) =>
+      withApi(context, command, async (api) => {
+        const view = await api.json<LssView>('PATCH', `/v1/lss/${encodeURIComponent(id)}`, {
+          body: { freezeTimeout: flags.freezeTimeout },
+        });
+        print(context, command, view, () => lssText(view));
+      }),
+    );
+}
+
+function lssText(view: LssView): string {
+  return formatFields([
+    ['LSS', view.id],
+    ['volumes', view.volumes],
+    ['freeze timer', `${view.freezeTimeout} s`],
+    ['frozen', view.frozen.length === 0 ? '-' : view.frozen.join(' ')],
+  ]);
 }
 
 function arrayText(view: ArrayView): string {

@@ -26,6 +26,8 @@ export function addServeCommand(program: Command): void {
     .option('--pool-capacity <SIZE>', 'most bytes the pool may use; fixed at the first start')
     .option('--meta-mirror <PATH>', 'second file for the metadata, on another disk; or none')
     .option('--copy-rate <MB/s>', 'background copies, all together (default: unlimited)')
+    .option('--active-copies <N>', 'background copies at once (default: 4); the others wait')
+    .option('--strict', "the ESS's own rules: 12 targets, no cascading, recorded resyncs only")
     .option('--cache <MODE>', 'writeback (default): through the page cache; none: past it')
     .option('--io <BACKEND>', 'auto (default), uring or threads: who waits for the disk')
     .option('--log-level <LEVEL>', 'trace, debug, info, warn, error or fatal')

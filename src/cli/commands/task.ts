@@ -3,23 +3,49 @@
 import { Argument, type Command } from 'commander';
 import { FlashlunError } from '../../base/errors.js';
 import { parsePair } from '../../base/ids.js';
-import type { TaskRunView, TasksView, TaskView } from '../api-types.js';
+import { MIB } from '../../base/units.js';
+import { TASK_TYPE_NAMES, TASK_TYPES, type TaskType } from '../../base/task-types.js';
+import type { TaskRunsView, TaskRunView, TasksView, TaskView } from '../api-types.js';
 import { type CliContext, jsonOption, print, withApi } from '../context.js';
+import { relationshipOptions } from '../copy-flags.js';
 import { formatFields, formatTable, formatTime } from '../output.js';
-import { collectPairs } from './flashcopy.js';
+import { type EstablishFlags, establishOptions, groupOptions } from './flashcopy.js';
+import { addTaskFileCommands } from './task-files.js';
 
-type TaskType = 'establish' | 'withdraw';
+interface WorkFlags extends EstablishFlags {
+  readonly fast?: boolean;
+  readonly complete?: boolean;
+}
 
-interface CreateFlags {
-  readonly nocopy?: boolean;
+interface CreateFlags extends WorkFlags {
   readonly description?: string;
 }
+
+const TYPES_HELP = TASK_TYPE_NAMES.map(
+  (name) => `  ${name.padEnd(19)} ${TASK_TYPES[name].summary}`,
+).join('\n');
 
 /** Adds `task` and its subcommands to the program. */
 export function addTaskCommands(program: Command, context: CliContext): void {
   const task = program.command('task').description('saved FlashCopy tasks (see rsExecuteTask)');
   addCreate(task, context);
+  addShow(task, context);
+  addRun(task, context);
+  addTaskFileCommands(task, context);
 
+  task
+    .command('delete')
+    .description('delete a saved task; relationships it made stay')
+    .argument('<NAME>')
+    .action((name: string, _flags: unknown, command: Command) =>
+      withApi(context, command, async (api) => {
+        await api.json('DELETE', taskPath(name));
+        context.stdout.write(`Deleted task ${name}.\n`);
+      }),
+    );
+}
+
+function addShow(task: Command, context: CliContext): void {
   jsonOption(task.command('list'))
     .alias('ls')
     .description('list the saved tasks')
@@ -40,79 +66,107 @@ export function addTaskCommands(program: Command, context: CliContext): void {
       }),
     );
 
-  jsonOption(task.command('run'))
-    .description('run a saved task and wait for its outcome')
-    .argument('<NAME>')
-    .action((name: string, _flags: unknown, command: Command) => runTask(context, name, command));
-
-  task
-    .command('delete')
-    .description('delete a saved task; relationships it made stay')
+  jsonOption(task.command('history'))
+    .description('the last results of a saved task, the newest first')
     .argument('<NAME>')
     .action((name: string, _flags: unknown, command: Command) =>
       withApi(context, command, async (api) => {
-        await api.json('DELETE', taskPath(name));
-        context.stdout.write(`Deleted task ${name}.\n`);
+        const answer = await api.json<TaskRunsView>('GET', `${taskPath(name)}/runs`);
+        print(context, command, answer, () => historyTable(answer.runs));
       }),
     );
 }
 
 function addCreate(task: Command, context: CliContext): void {
   const command = jsonOption(task.command('create'));
-  command
-    .description('save a task')
-    .argument('<NAME>')
-    .addArgument(new Argument('<TYPE>', 'what it does').choices(['establish', 'withdraw']))
-    .argument('<PAIRS...>', 'SOURCE:TARGET ...', collectPairs)
-    .option('--nocopy', 'establish without background copy')
+  workArguments(command.description('save a task').argument('<NAME>'))
     .option('--description <TEXT>', 'one sentence for people')
     .addHelpText(
       'after',
-      '\nExample: flashlun task create VMWare_W2K_FC establish 1203:1303 --nocopy',
+      `\nTypes:\n${TYPES_HELP}\n\nExamples:` +
+        '\n  flashlun task create VMWare_W2K_FC establish 1203:1303 --nocopy' +
+        '\n  flashlun task create Nightly group Withdraw_FC VMWare_W2K_FC',
     )
-    .action((name: string, type: TaskType, pairs: readonly string[], flags: CreateFlags) =>
-      createTask(context, { name, type, pairs, ...flags }, command),
-    );
-}
-
-interface NewTask extends CreateFlags {
-  readonly name: string;
-  readonly type: TaskType;
-  readonly pairs: readonly string[];
-}
-
-function createTask(context: CliContext, task: NewTask, command: Command): Promise<void> {
-  if (task.nocopy === true && task.type === 'withdraw') {
-    throw new FlashlunError('USAGE', '--nocopy only belongs to establish. Leave it out.');
-  }
-  const body = {
-    name: task.name,
-    type: task.type,
-    pairs: task.pairs.map(parsePair),
-    options: { noCopy: task.nocopy === true },
-    ...(task.description === undefined ? {} : { description: task.description }),
-  };
-  return withApi(context, command, async (api) => {
-    const view = await api.json<TaskView>('POST', '/v1/tasks', { body });
-    print(
-      context,
-      command,
-      view,
-      () => `Saved task ${view.name}. Run it: flashlun task run ${view.name}\n`,
-    );
-  });
-}
-
-function runTask(context: CliContext, name: string, command: Command): Promise<void> {
-  return withApi(context, command, async (api) => {
-    const result = await api.json<TaskRunView>('POST', `${taskPath(name)}/run`, {
-      deadline: 'runMs',
+    .action((name: string, type: TaskType, subjects: readonly string[], flags: CreateFlags) => {
+      const { description } = flags;
+      const body = {
+        name,
+        ...workOf(type, subjects, flags),
+        ...(description === undefined ? {} : { description }),
+      };
+      return withApi(context, command, async (api) => {
+        const view = await api.json<TaskView>('POST', '/v1/tasks', { body });
+        print(
+          context,
+          command,
+          view,
+          () => `Saved task ${view.name}. Run it: flashlun task run ${view.name}\n`,
+        );
+      });
     });
-    if (result.status === 'failed') {
-      throw new FlashlunError('INTERNAL', `task ${name} failed: ${result.message}`);
-    }
-    print(context, command, result, () => `Task ${name} completed: ${result.message}\n`);
-  });
+}
+
+function addRun(task: Command, context: CliContext): void {
+  jsonOption(task.command('run'))
+    .description('run a saved task and wait for its outcome')
+    .argument('<NAME>')
+    .action((name: string, _flags: unknown, command: Command) =>
+      withApi(context, command, async (api) => {
+        const path = `${taskPath(name)}/run`;
+        const run = await api.json<TaskRunView>('POST', path, { deadline: 'runMs' });
+        print(context, command, run, () => `Task ${name} completed: ${run.message}\n`);
+      }),
+    );
+
+  const command = jsonOption(task.command('now'));
+  workArguments(command.description('do what a task would do, without saving one')).action(
+    (type: TaskType, subjects: readonly string[], flags: WorkFlags) =>
+      withApi(context, command, async (api) => {
+        const body = workOf(type, subjects, flags);
+        const options = { body, deadline: 'runMs' } as const;
+        const run = await api.json<TaskRunView>('POST', '/v1/tasks/run', options);
+        print(context, command, run, () => `Completed: ${run.message}\n`);
+      }),
+  );
+}
+
+function workArguments(command: Command): Command {
+  return groupOptions(relationshipOptions(command))
+    .addArgument(new Argument('<TYPE>', 'what it does').choices(TASK_TYPE_NAMES))
+    .argument('<WHAT...>', 'SOURCE:TARGET ..., names of tasks (group), LSSs (consistency-created)')
+    .option('--fast', 'of a reverse: also while the background copy runs')
+    .option('--complete', 'of a withdraw: end by itself when all is copied');
+}
+
+/** Those whose names differ from the API's. */
+const FLAG_NAMES: Readonly<Record<string, string>> = {
+  noCopy: 'nocopy',
+  copyBytesPerSecond: 'copy-rate',
+  freezeSeconds: 'freeze-limit',
+  undoSeconds: 'undo',
+};
+
+/** Options as the API takes them. @throws FlashlunError USAGE one that the type does not have */
+function optionsFor(type: TaskType, flags: WorkFlags): object {
+  const given = {
+    ...establishOptions(flags),
+    ...(flags.fast === true ? { fast: true } : {}),
+    ...(flags.complete === true ? { complete: true } : {}),
+  };
+  const kept = Object.entries(given).filter(([, value]) => value !== false);
+  const known: readonly string[] = TASK_TYPES[type].options;
+  const stranger = kept.find(([name]) => !known.includes(name))?.[0];
+  if (stranger === undefined) return Object.fromEntries(kept);
+  const kebab = stranger.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+  const flag = FLAG_NAMES[stranger] ?? kebab;
+  throw new FlashlunError('USAGE', `--${flag} does not belong to ${type}. Leave it out.`);
+}
+
+function workOf(type: TaskType, subjects: readonly string[], flags: WorkFlags): object {
+  const { takes } = TASK_TYPES[type];
+  const options = optionsFor(type, flags);
+  const what = takes === 'pairs' ? subjects.map(parsePair) : subjects;
+  return { type, [takes]: what, options };
 }
 
 function taskTable(tasks: readonly TaskView[]): string {
@@ -120,7 +174,7 @@ function taskTable(tasks: readonly TaskView[]): string {
     [
       { title: 'NAME', value: (task) => task.name },
       { title: 'TYPE', value: taskKind },
-      { title: 'PAIRS', value: (task) => pairsText(task) },
+      { title: 'PAIRS', value: subjectsText },
       { title: 'LAST RUN', value: lastRun },
       { title: 'DESCRIPTION', value: (task) => task.description },
     ],
@@ -128,27 +182,52 @@ function taskTable(tasks: readonly TaskView[]): string {
   );
 }
 
+function historyTable(runs: readonly TaskRunsView['runs'][number][]): string {
+  return formatTable(
+    [
+      { title: 'STARTED', value: (run) => formatTime(run.startedAt) },
+      { title: 'FINISHED', value: (run) => formatTime(run.finishedAt) },
+      { title: 'STATUS', value: (run) => run.status },
+      { title: 'BY', value: (run) => run.startedBy },
+      { title: 'OUTCOME', value: (run) => run.message },
+    ],
+    runs,
+  );
+}
+
 function taskText(task: TaskView): string {
   return formatFields([
     ['name', task.name],
     ['type', taskKind(task)],
-    ['pairs', pairsText(task)],
+    [TASK_TYPES[task.type].takes, subjectsText(task)],
     ['description', task.description === '' ? '-' : task.description],
     ['last run', lastRun(task)],
+    ['started by', task.lastRun?.startedBy ?? '-'],
     ['outcome', task.lastRun?.message ?? '-'],
   ]);
 }
 
-function taskKind(task: TaskView): string {
-  return task.options.noCopy ? `${task.type} --nocopy` : task.type;
+/** `establish --nocopy --priority 5`; what is not on the command line is short enough as it is. */
+function taskKind({ options, type }: TaskView): string {
+  const flags = Object.entries(options).map(([name, value]) => {
+    const kebab = name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    const flag = FLAG_NAMES[name] ?? kebab;
+    if (name === 'copyBytesPerSecond') return `--${flag} ${rateText(Number(value))}`;
+    return value === true ? `--${flag}` : `--${flag} ${value}`;
+  });
+  return [type, ...flags].join(' ');
+}
+
+function rateText(bytesPerSecond: number): string {
+  return bytesPerSecond === 0 ? 'unlimited' : String(bytesPerSecond / MIB);
 }
 
 function lastRun({ lastRun }: TaskView): string {
   return lastRun === null ? '-' : `${formatTime(lastRun.finishedAt)} ${lastRun.status}`;
 }
 
-function pairsText(task: TaskView): string {
-  return task.pairs.map(({ source, target }) => `${source}:${target}`).join(' ');
+function subjectsText({ lss, pairs, tasks }: TaskView): string {
+  return [...pairs.map(({ source, target }) => `${source}:${target}`), ...tasks, ...lss].join(' ');
 }
 
 function taskPath(name: string): string {

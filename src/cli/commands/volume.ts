@@ -50,7 +50,10 @@ export function addVolumeCommands(program: Command, context: CliContext): void {
   jsonOption(volume.command('list'))
     .alias('ls')
     .description('list the LUNs')
-    .action((_flags: unknown, command: Command) => listVolumes(context, command));
+    .option('--host <HOST>', 'only the disks that this host has by its disk map')
+    .action((flags: { host?: string }, command: Command) =>
+      listVolumes(context, flags.host, command),
+    );
 
   jsonOption(volume.command('show'))
     .description('show one LUN')
@@ -172,9 +175,14 @@ function createVolume(context: CliContext, flags: CreateFlags, command: Command)
   });
 }
 
-function listVolumes(context: CliContext, command: Command): Promise<void> {
+function listVolumes(
+  context: CliContext,
+  host: string | undefined,
+  command: Command,
+): Promise<void> {
   return withApi(context, command, async (api) => {
-    const answer = await api.json<VolumesView>('GET', '/v1/volumes');
+    const query = host === undefined ? '' : `?host=${encodeURIComponent(host)}`;
+    const answer = await api.json<VolumesView>('GET', `/v1/volumes${query}`);
     print(context, command, answer, () =>
       formatTable(
         [

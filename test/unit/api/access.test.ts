@@ -32,6 +32,42 @@ test('hosts are made, shown, changed and deleted', () =>
     });
   }));
 
+test('rsPrimeServer: a registered client tells the disks of its host; host focus', () =>
+  scoped(async (scope) => {
+    const { logIn, access } = await openTestApi(scope);
+    const admin = await logIn('admin');
+    const register = '102,3,7ffb00bf007f,RICH-W2K-OS-2,192.168.10.3,false,false';
+    const reply = await admin('POST', '/v1/copyservices/registration', register, 'text/plain');
+    const clientId = Number(reply.text.split(',')[3]);
+    const disks = [{ name: 'Disk1', serial: '20313698' }];
+    const prime = '/v1/copyservices/prime';
+    for (const body of [
+      { clientId: clientId + 1, disks },
+      { clientId, disks: [{ name: 'Disk1', serial: 'x' }] },
+      { clientId, disks: [{ name: 'Disk1', serial: '20313698', size: 1 }] },
+      { clientId },
+      { disks },
+    ]) {
+      expect(await admin('POST', prime, body)).toMatchObject({
+        status: 400,
+        body: { code: 'INVALID_ARGUMENT', message: expect.stringMatching(/^[^\n]+$/) as string },
+      });
+    }
+    const monitor = await logIn('monitor');
+    expect((await monitor('POST', prime, { clientId, disks })).status).toBe(403);
+    expect(access.hosts.list()).toEqual([]);
+    expect(await admin('POST', prime, { clientId, disks })).toMatchObject({
+      status: 200,
+      body: { name: 'RICH-W2K-OS-2', disks: [{ ...disks[0], volume: '1203' }], volumes: [] },
+    });
+    const focus = await admin('GET', '/v1/volumes?host=rich-w2k-os-2');
+    expect(focus.body).toMatchObject({ volumes: [{ id: '1203' }] });
+    expect((await admin('GET', '/v1/volumes?host=nobody')).status).toBe(404);
+    expect((await admin('GET', '/v1/hosts/RICH-w2k-os-2')).body).toMatchObject({
+      primedFrom: '192.168.10.3',
+    });
+  }));
+
 test('access of a volume is shown, given, replaced and reset', () =>
   scoped(async (scope) => {
     const { logIn } = await openTestApi(scope);

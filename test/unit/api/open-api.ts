@@ -4,9 +4,17 @@ import { Auth } from '../../../src/api/auth.js';
 import { createApiServer } from '../../../src/api/server.js';
 import { ChangeQueue } from '../../../src/array/change-queue.js';
 import { VolumeFreezes } from '../../../src/array/freeze.js';
+import { HostPriming } from '../../../src/copyservices/host-priming.js';
 import { Registration } from '../../../src/copyservices/registration.js';
+import { Scheduler } from '../../../src/copyservices/scheduler.js';
+import { Schedules } from '../../../src/copyservices/schedules.js';
 import { TaskService } from '../../../src/copyservices/tasks.js';
 import { CounterRepository } from '../../../src/metadata/counters.js';
+import {
+  CopyRepository,
+  ScheduleRepository,
+  ScheduleRunRepository,
+} from '../../../src/metadata/schedules.js';
 import { TaskRepository } from '../../../src/metadata/tasks.js';
 import { type Role, SessionRepository, UserRepository } from '../../../src/metadata/users.js';
 import { newCounts } from '../../../src/nbd/access.js';
@@ -42,10 +50,20 @@ export async function openTestApi(scope: Scope) {
     await auth.addUser(role, 'secret', role);
   }
   const state: { obstacle: string | undefined } = { obstacle: undefined };
+  const tasks = new TaskService(new TaskRepository(db, 10), array, copyServices, QUIET);
+  const records = new ScheduleRepository(db);
+  const runs = new ScheduleRunRepository(db, 10);
+  const copies = new CopyRepository(db);
+  const common = { runs, copies, tasks, log: QUIET };
+  const schedules = new Schedules({ ...common, schedules: records, array });
+  const registration = new Registration(new CounterRepository(db));
   const api = await createApiServer({
     ...services,
-    tasks: new TaskService(new TaskRepository(db, 10), array, copyServices, QUIET),
-    registration: new Registration(new CounterRepository(db)),
+    tasks,
+    schedules,
+    scheduler: new Scheduler({ ...common, schedules, records, copyServices }),
+    registration,
+    priming: new HostPriming(registration, services.access),
     auth,
     freezes: new VolumeFreezes(engine, array, new ChangeQueue()),
     connections: new ConnectionRegistry(engine, newCounts(), QUIET),

@@ -6,12 +6,15 @@ import { Pools } from '../../../src/array/pools.js';
 import { StorageArray } from '../../../src/array/storage-array.js';
 import { VolumeAccess } from '../../../src/array/volume-access.js';
 import { VolumeRates } from '../../../src/array/volume-rates.js';
-import { BackgroundCopy } from '../../../src/copyservices/background-copy.js';
-import { CopyServices } from '../../../src/copyservices/copy-services.js';
+import type { BackgroundCopy } from '../../../src/copyservices/background-copy.js';
+import type { ConsistencyGroups } from '../../../src/copyservices/consistency-groups.js';
+import type { CopyServices } from '../../../src/copyservices/copy-services.js';
+import { openCopyServices, type OpenOptions } from '../../../src/copyservices/open.js';
 import { Scrubs } from '../../../src/copyservices/scrubs.js';
 import { openEngine } from '../../../src/engine/index.js';
 import type { Engine } from '../../../src/engine/types.js';
 import { AccessRepository, HostRepository, RateRepository } from '../../../src/metadata/hosts.js';
+import type { MetadataDatabase } from '../../../src/metadata/database.js';
 import type { Scope } from '../../helpers/cleanup.js';
 import { openTestDatabase, QUIET } from '../metadata/open.js';
 
@@ -27,6 +30,7 @@ export interface TestArray {
   readonly pools: Pools;
   readonly access: VolumeAccess;
   readonly rates: VolumeRates;
+  readonly db: MetadataDatabase;
   /** No listener. */
   readonly nbd: () => undefined;
 }
@@ -44,12 +48,13 @@ export async function openTestArray(scope: Scope, capacityBytes = 2 ** 30): Prom
   const hosts = new Hosts(new HostRepository(db), QUIET);
   const access = new VolumeAccess({ ...common, hosts, records: new AccessRepository(db) });
   const rates = new VolumeRates({ ...common, engine, records: new RateRepository(db) });
-  return { engine, poolDir, changes, array, pools, access, rates, nbd: () => undefined };
+  return { engine, poolDir, changes, array, pools, access, rates, db, nbd: () => undefined };
 }
 
 export interface TestCopyServices extends TestArray {
   readonly backgroundCopy: BackgroundCopy;
   readonly copyServices: CopyServices;
+  readonly groups: ConsistencyGroups;
   readonly scrubs: Scrubs;
 }
 
@@ -57,21 +62,23 @@ export interface TestCopyServices extends TestArray {
 export async function openTestCopyServices(
   scope: Scope,
   capacityBytes?: number,
+  options: Partial<OpenOptions> = {},
 ): Promise<TestCopyServices> {
   const base = await openTestArray(scope, capacityBytes);
   for (const id of ['1203', '1204', '1303', '1304']) {
     await base.array.create({ id, sizeBytes: 2 ** 20 });
   }
-  const backgroundCopy = new BackgroundCopy({
-    engine: base.engine,
-    poolDir: base.poolDir,
+  const { backgroundCopy, close, copyServices, groups } = await openCopyServices({
+    ...base,
     workerFile: WORKER,
     bytesPerSecond: undefined,
+    connections: { list: () => [], disconnect: () => undefined },
+    strict: false,
     log: QUIET,
     retryMs: 1,
+    ...options,
   });
-  scope.defer('stop background copies', () => backgroundCopy.close());
-  const copyServices = new CopyServices({ ...base, backgroundCopy, log: QUIET });
+  scope.defer('stop background copies', close);
   const scrubs = new Scrubs({
     array: base.array,
     poolDir: base.poolDir,
@@ -80,5 +87,5 @@ export async function openTestCopyServices(
     log: QUIET,
   });
   scope.defer('stop scrubs', () => scrubs.close());
-  return { ...base, backgroundCopy, copyServices, scrubs };
+  return { ...base, backgroundCopy, copyServices, groups, scrubs };
 }

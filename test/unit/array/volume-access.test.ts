@@ -170,7 +170,8 @@ describe('hosts', () => {
     }));
 
   test.each<[string, string, object, RegExp]>([
-    ['a name that is taken', 'hyper1', { uids: [1] }, /there is one of this name/],
+    ['a name that is taken', 'hyper1', { uids: [1] }, /there is host hyper1/],
+    ['a name that differs in case only', 'HYPER1', { uids: [1] }, /there is host hyper1/],
     ['an empty name', '', { uids: [1] }, /host name/],
     ['a name with a slash', 'a/b', { uids: [1] }, /host name/],
     ['no mark', 'a', {}, /nobody could be it/],
@@ -181,6 +182,87 @@ describe('hosts', () => {
     scoped(async (scope) => {
       const { access } = await open(scope);
       expect(() => access.hosts.create(name, change, 'admin')).toThrow(message);
+      expect(access.hosts.list()).toHaveLength(2);
+    }),
+  );
+
+  test('names keep their spelling and are compared without case', () =>
+    scoped(async (scope) => {
+      const { access, reopen } = await open(scope);
+      await access.allow('1203', 'HYPER1', false, 'admin');
+      expect(access.show('1203').hosts).toEqual([{ host: 'hyper1', access: 'read-write' }]);
+      expect(access.host('Hyper1')).toMatchObject({
+        name: 'hyper1',
+        volumes: [{ volume: '1203', access: 'read-write' }],
+      });
+      await access.replace('1203', [{ host: 'NETWORK', readOnly: true }], 'admin');
+      expect(reopen().access.show('1203').hosts).toEqual([
+        { host: 'network', access: 'read-only' },
+      ]);
+      await access.deny('1203', 'NetWork', 'admin');
+      access.deleteHost('HYPER1', 'admin');
+      expect(
+        reopen()
+          .access.hosts.list()
+          .map(({ name }) => name),
+      ).toEqual(['network']);
+    }));
+
+  test('a disk map is kept, replaced, sorted as people count, and lets nobody attach', () =>
+    scoped(async (scope) => {
+      const { access, reopen } = await open(scope);
+      const address = '192.168.10.3';
+      const disk = (name: string, serial: string) => ({ name, serial });
+      const disks = [disk('Disk10', '20413698'), disk('Disk2', '203fca01'), disk('D', 'fff13698')];
+      access.hosts.prime('RICH-W2K-OS-2', { disks, address }, 'admin');
+      await access.allow('1203', 'rich-w2k-os-2', false, 'admin');
+      const before = ['none', 'none', 'none', 'none'];
+      expect(all(access)).toEqual(before);
+      const mapped = reopen().access.host('rich-w2k-os-2');
+      expect(mapped).toMatchObject({ name: 'RICH-W2K-OS-2', primedFrom: address, addresses: [] });
+      expect(mapped.disks).toEqual([
+        { ...disk('D', 'FFF13698'), volume: null },
+        { ...disk('Disk2', '203FCA01'), volume: null },
+        { ...disk('Disk10', '20413698'), volume: '1204' },
+      ]);
+      expect([...access.focus('rich-W2K-os-2')]).toEqual(['1204']);
+      access.hosts.prime('rich-w2k-os-2', { disks: [disk('E', '20313698')], address }, 'admin');
+      expect(access.hostList().map(({ name, disks: kept }) => [name, kept.length])).toEqual([
+        ['hyper1', 0],
+        ['network', 0],
+        ['RICH-W2K-OS-2', 1],
+      ]);
+      // Marks and disks of one host do not know of each other.
+      access.updateHost('RICH-W2K-OS-2', { addresses: ['192.0.2.5'] }, 'admin');
+      access.updateHost('RICH-W2K-OS-2', { addresses: [] }, 'admin');
+      expect([...reopen().access.focus('RICH-W2K-OS-2')]).toEqual(['1203']);
+    }));
+
+  test.each<[string, string, object[], RegExp]>([
+    ['a name that is none', 'a b', [], /host name/],
+    ['a disk without a name', 'h', [{ name: '', serial: '20313698' }], /name of a disk/],
+    ['a disk name with a blank', 'h', [{ name: 'a b', serial: '20313698' }], /name of a disk/],
+    ['a serial that is none', 'h', [{ name: 'a', serial: '2031369' }], /serial of an ESS volume/],
+    [
+      'a disk twice',
+      'h',
+      [
+        { name: 'a', serial: '20313698' },
+        { name: 'a', serial: '20413698' },
+      ],
+      /stands in it twice/,
+    ],
+    [
+      'too many disks',
+      'h',
+      Array.from({ length: 1025 }, (_, i) => ({ name: `d${i}`, serial: '20313698' })),
+      /more than 1024/,
+    ],
+  ])('a disk map with %s is refused', (_what, name, disks, message) =>
+    scoped(async (scope) => {
+      const { access } = await open(scope);
+      const told = { disks: disks as { name: string; serial: string }[], address: 'x' };
+      expect(() => access.hosts.prime(name, told, 'admin')).toThrow(message);
       expect(access.hosts.list()).toHaveLength(2);
     }),
   );

@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { afterEach, expect, test } from 'vitest';
 import { ApiClient, isTimeout } from '../../../src/base/api-client.js';
 import { FlashlunError } from '../../../src/base/errors.js';
+import { EXECUTE_TASK } from '../../../src/esscli/commands/execute-task.js';
 import { run } from '../../../src/esscli/main.js';
 
 // Long enough for a loaded machine to answer what is answered, short enough to wait for in vain.
@@ -34,11 +35,11 @@ const LOGON = { ...HEARTBEAT, 'POST /v1/session': '{"token": "t"}' };
 async function rsExecuteTask(answers: Readonly<Record<string, string>>) {
   let stdout = '';
   let stderr = '';
-  const code = await run(['/s', await listen(answers), '/p', 'x', 'T'], {
+  const code = await run(EXECUTE_TASK, ['/s', await listen(answers), '/p', 'x', 'T'], {
     env: {},
     host: { name: 'host', address: '127.0.0.1' },
-    stdout: { write: (text) => (stdout += text) },
-    stderr: { write: (text) => (stderr += text) },
+    stdout: { write: (text: string) => (stdout += text) },
+    stderr: { write: (text: string) => (stderr += text) },
     deadlines: DEADLINES,
   });
   expect(stderr).toMatch(/^rsExecuteTask: no answer from http:[^\n]+ within 1.5 s\.[^\n]*\n$/);

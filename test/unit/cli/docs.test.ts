@@ -5,7 +5,8 @@ import { expect, test } from 'vitest';
 import { ERRORS } from '../../../src/base/errors.js';
 import { ATTACH_FORMATS } from '../../../src/cli/attach.js';
 import { buildProgram } from '../../../src/cli/program.js';
-import { EXIT } from '../../../src/esscli/execute-task.js';
+import { EXIT } from '../../../src/esscli/exit.js';
+import { COMMANDS } from '../../../src/esscli/main.js';
 
 const text = readFileSync(new URL('../../../docs/cli.md', import.meta.url), 'utf8');
 const nobody = { write: () => true };
@@ -34,13 +35,17 @@ test('options of all commands', () => {
 });
 
 test('exit codes of flashlun', () => {
-  const section = text.slice(0, text.indexOf('## rsExecuteTask'));
   const codes = new Set([0, ...Object.values(ERRORS).map(({ exit }) => exit)]);
-  for (const code of codes) expect(section).toMatch(new RegExp(`^\\| ${code} \\|`, 'm'));
+  for (const code of codes) expect(text).toMatch(new RegExp(`^\\| ${code} \\|`, 'm'));
 });
 
-test('exit codes of rsExecuteTask', () => {
-  const section = text.slice(text.indexOf('## rsExecuteTask'));
-  for (const code of Object.values(EXIT))
-    expect(section).toMatch(new RegExp(`^\\| ${code} \\|`, 'm'));
+test('the rs* commands: names, options, exit codes', () => {
+  const ess = readFileSync(new URL('../../../docs/ess-cli.md', import.meta.url), 'utf8');
+  for (const code of Object.values(EXIT)) {
+    expect(ess).toMatch(new RegExp(`^\\| ${code} \\|`, 'm'));
+  }
+  for (const { name, values } of COMMANDS) {
+    expect(ess).toContain(`\`${name}`);
+    for (const letter of Object.keys(values ?? {})) expect(ess).toContain(`/${letter} `);
+  }
 });

@@ -52,7 +52,7 @@ describe('usage', () => {
     ['flashcopy establish 1203:1303 --wait --timeout soon', /not a number of seconds/],
     ['flashcopy show 1203', /'1203' is not a pair/],
     ['task create T delete 1203:1303', /Allowed choices are establish, withdraw/],
-    ['task create T withdraw 1203:1303 --nocopy', /only belongs to establish/],
+    ['task create T withdraw 1203:1303 --nocopy', /--nocopy does not belong to withdraw/],
     ['-s ftp://x -p y volume list', /is not a server address/],
   ])('%s', async (line, message) => {
     const { code, stdout, stderr } = await flashlun(line);

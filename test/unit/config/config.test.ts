@@ -31,6 +31,8 @@ test('defaults', () => {
     demo: true,
     logLevel: undefined,
     copyBytesPerSecond: undefined,
+    activeCopies: 4,
+    strict: false,
     poolCapacityBytes: undefined,
     nbdTls: undefined,
     metaMirror: undefined,

@@ -45,10 +45,14 @@ test('resync keeps the pair and gives it a new T0; reverse turns it round', () =
     await until('another millisecond', () => Date.now() > Date.parse(first!.establishedAt), {
       deadlineMs: 10_000,
     });
-    const second = await copyServices.resync(A);
+    const second = await copyServices.resync(A, { noCopy: true });
     expect(second).toMatchObject({ id: '1203:1303', copyMode: 'nocopy' });
     expect(Date.parse(second.establishedAt)).toBeGreaterThan(Date.parse(first!.establishedAt));
-    expect(await copyServices.reverse(A)).toMatchObject({ id: '1303:1203', copyMode: 'nocopy' });
+    const turned = { fast: true, noCopy: true };
+    expect(await copyServices.reverse(A, turned)).toMatchObject({
+      id: '1303:1203',
+      copyMode: 'nocopy',
+    });
     expect(copyServices.list().map(({ id }) => id)).toEqual(['1303:1203']);
     await expect(copyServices.resync(A)).rejects.toMatchObject({ code: 'RELATIONSHIP_NOT_FOUND' });
     expect(copyServices.counters).toMatchObject({ established: 1, resynced: 1, reversed: 1 });
@@ -60,7 +64,7 @@ test('a reverse onto a volume that is a target itself is refused, and nothing ch
     await copyServices.establish({ pairs: [{ source: '1204', target: '1203' }], noCopy: true });
     await copyServices.establish({ pairs: [A], noCopy: true });
     const before = copyServices.list();
-    const refused = copyServices.reverse(A);
+    const refused = copyServices.reverse(A, { fast: true });
     await expect(refused).rejects.toMatchObject({ code: 'FC_TARGET_IN_USE' });
     await expect(refused).rejects.toThrow(
       /^1303:1203 refused: 1203 is already the target of 1204:1203 /,
@@ -73,8 +77,11 @@ test('a copy that runs goes on after a resync and a reverse, and ends', () =>
     const { copyServices } = await openTestCopyServices(scope);
     await copyServices.establish({ pairs: [A], noCopy: false });
     // It may end at any moment: volumes are empty.
-    for (const step of ['resync', 'reverse'] as const) {
-      await copyServices[step](A).catch((error: unknown) => {
+    for (const step of [
+      () => copyServices.resync(A),
+      () => copyServices.reverse(A, { fast: true }),
+    ]) {
+      await step().catch((error: unknown) => {
         expect(error).toMatchObject({ code: 'RELATIONSHIP_NOT_FOUND' });
       });
     }

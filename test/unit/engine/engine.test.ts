@@ -102,8 +102,8 @@ describe('volumes and relationships', () => {
         ],
         ['INVALID', () => engine.establish([{ sourceId: 0x1203, targetId: 0x1203, noCopy: true }])],
         ['NOT_FOUND', () => engine.withdraw(12345)],
-        ['NOT_FOUND', () => engine.resync(12345)],
-        ['NOT_FOUND', () => engine.reverse(12345)],
+        ['NOT_FOUND', () => engine.resync([12345], { noCopy: true })],
+        ['NOT_FOUND', () => engine.reverse([12345], { noCopy: true })],
         ['INVALID', () => engine.resizeVolume(0x1203, 65_536)],
         ['NOT_FOUND', () => engine.resizeVolume(0x1999, MIB)],
       ];
@@ -129,13 +129,13 @@ describe('volumes and relationships', () => {
       const pair = { sourceId: 0x1203, targetId: 0x1303, noCopy: true };
       const [id] = await engine.establish([pair]);
       expect(engine.relationships()).toMatchObject([{ id, ...pair, totalTracks: 256 }]);
-      await engine.resync(id!);
-      await engine.reverse(id!);
+      await engine.resync([id!], pair);
+      await engine.reverse([id!], pair);
       const reversed = { sourceId: pair.targetId, targetId: pair.sourceId };
       expect(engine.relationships()).toMatchObject([{ id, ...reversed, totalTracks: 256 }]);
       await engine.resizeVolume(0x1303, 32 * MIB);
       expect(engine.volume(0x1303)?.sizeBytes).toBe(32 * MIB);
-      await expect(engine.resync(id!)).rejects.toMatchObject({ code: 'INVALID' });
+      await expect(engine.resync([id!], pair)).rejects.toMatchObject({ code: 'INVALID' });
       await engine.withdraw(id!);
       expect(engine.relationships()).toEqual([]);
     }));

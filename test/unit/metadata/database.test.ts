@@ -4,6 +4,7 @@ import Database from 'better-sqlite3';
 import { expect, test } from 'vitest';
 import { openDatabase } from '../../../src/metadata/database.js';
 import { MIGRATIONS, type Migration } from '../../../src/metadata/migrations.js';
+import { TaskRepository } from '../../../src/metadata/tasks.js';
 import { scoped } from '../../helpers/cleanup.js';
 import { openTestDatabase, QUIET } from './open.js';
 
@@ -69,4 +70,23 @@ test('a file that is no database is refused and left as it is', () =>
     writeFileSync(file, junk);
     await expect(openDatabase(file, QUIET)).rejects.toMatchObject({ code: 'METADATA_UNUSABLE' });
     expect(readFileSync(file, 'utf8')).toBe(junk);
+  }));
+
+const TASK_TYPES_AT = MIGRATIONS.findIndex(({ name }) => name.startsWith('tasks of all types'));
+
+test('tasks of the version before task types are kept with their results', () =>
+  scoped(async (scope) => {
+    const file = join(await scope.tempDir(), 'db');
+    const old = await openDatabase(file, QUIET, MIGRATIONS.slice(0, TASK_TYPES_AT));
+    old.exec(`INSERT INTO tasks VALUES (7, 'T', 'withdraw', '[]', '{}', '', 5);
+      INSERT INTO task_runs VALUES (9, 7, 'failed', 'why', 1, 2)`);
+    old.close();
+    const db = await openDatabase(file, QUIET);
+    scope.defer('close', () => db.close());
+    const tasks = new TaskRepository(db, 10);
+    expect(tasks.get('T')).toMatchObject({ type: 'withdraw', tasks: [], createdMs: 5 });
+    expect(tasks.lastRun('T')).toMatchObject({ status: 'failed', message: 'why', startedBy: '' });
+    expect(db.pragma('foreign_key_check')).toEqual([]);
+    tasks.delete('T');
+    expect(db.prepare('SELECT count(*) FROM task_runs').pluck().get()).toBe(0);
   }));

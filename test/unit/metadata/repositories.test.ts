@@ -9,6 +9,8 @@ import { openTestDatabase } from './open.js';
 const TASK: TaskRecord = {
   name: 'VMWare_W2K_FC',
   type: 'establish',
+  tasks: [],
+  lss: [],
   pairs: [{ source: '1203', target: '1303' }],
   options: { noCopy: true },
   description: 'Disk1 of both guests',
@@ -16,7 +18,13 @@ const TASK: TaskRecord = {
 };
 
 function run(message: string) {
-  return { status: 'completed', message, startedMs: 1, finishedMs: 2 } as const;
+  return {
+    status: 'completed',
+    message,
+    startedMs: 1,
+    finishedMs: 2,
+    startedBy: 'user admin',
+  } as const;
 }
 
 test('a counter begins where it is told and never repeats', () =>
@@ -37,7 +45,7 @@ test('a setting keeps its first value', () =>
 test('a task comes back as it was saved, with its last result', () =>
   scoped(async (scope) => {
     const tasks = new TaskRepository(await openTestDatabase(scope), 2);
-    tasks.add(TASK);
+    tasks.put([TASK]);
     expect(tasks.get(TASK.name)).toEqual(TASK);
     expect(tasks.list()).toEqual([TASK]);
     expect(tasks.count()).toBe(1);
@@ -50,19 +58,33 @@ test('only the newest results of a task are kept', () =>
   scoped(async (scope) => {
     const db = await openTestDatabase(scope);
     const tasks = new TaskRepository(db, 2);
-    tasks.add(TASK);
-    tasks.add({ ...TASK, name: 'other' });
+    tasks.put([TASK]);
+    tasks.put([{ ...TASK, name: 'other' }]);
     tasks.addRun('other', run('x'));
     for (const message of ['a', 'b', 'c']) tasks.addRun(TASK.name, run(message));
     const kept = db.prepare('SELECT message FROM task_runs ORDER BY id').pluck().all();
     expect(kept).toEqual(['x', 'b', 'c']);
   }));
 
+test('a task of a name that exists takes its place and keeps its results; all or none', () =>
+  scoped(async (scope) => {
+    const tasks = new TaskRepository(await openTestDatabase(scope), 2);
+    tasks.put([TASK]);
+    tasks.addRun(TASK.name, run('a'));
+    const group = { ...TASK, type: 'group', pairs: [], tasks: ['x', 'y'], options: {} } as const;
+    tasks.put([group]);
+    expect(tasks.get(TASK.name)).toEqual(group);
+    expect(tasks.runs(TASK.name, 5)).toEqual([run('a')]);
+    const broken = { ...TASK, name: 'broken', description: null as unknown as string };
+    expect(() => tasks.put([{ ...TASK, name: 'new' }, broken])).toThrow(/NOT NULL/);
+    expect(tasks.count()).toBe(1);
+  }));
+
 test('deleting a task deletes its results; a result of a deleted task is dropped', () =>
   scoped(async (scope) => {
     const db = await openTestDatabase(scope);
     const tasks = new TaskRepository(db, 2);
-    tasks.add(TASK);
+    tasks.put([TASK]);
     tasks.addRun(TASK.name, run('a'));
     expect(tasks.delete(TASK.name)).toBe(true);
     expect(tasks.delete(TASK.name)).toBe(false);

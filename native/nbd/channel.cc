@@ -282,7 +282,7 @@ bool Channel::SendSecure(const uint8_t* bytes, size_t count) {
   while (count > 0 && !broken_) {
     size_t earlier = 0;  // such as the answer to a change of keys
     (void)secure_->Output(&earlier);
-    const size_t taken = secure_->Encrypt(bytes, count);
+    const size_t taken = secure_->Encrypt(bytes, std::min(count, kSecureSendBytes));
     bytes += taken;
     count -= taken;
     if (!SendOutput()) break;

@@ -62,6 +62,11 @@ inline constexpr size_t kMaxInlineWaitBytes = kMaxAsyncWriteBytes;
 // After a connection has shown that it sends requests while one is under way, so many of them are
 // asynchronous before it is looked at again (Connection::Alone).
 inline constexpr int kDeepCredit = 64;
+// Plain bytes that are encrypted before they are sent: two records. The client decrypts them while
+// the next ones are encrypted; a whole batch of replies at once would make the two take turns
+// (measured, 4 KiB random reads at queue depth 32, of the plain rate: 0.45 by the batch, 0.65 with
+// 48 KiB, 0.68 with 32 KiB).
+inline constexpr size_t kSecureSendBytes = 32 << 10;
 
 // Bytes the negotiation may hand over as already received (src/nbd reads at most 64 KiB at a time).
 inline constexpr size_t kMaxLeftoverBytes = 1u << 20;

@@ -16,7 +16,7 @@ import { FlashlunError, fromNative } from './base/errors.js';
 import type { Logger } from './base/log.js';
 import { formatHostPort } from './config-address.js';
 import type { Config } from './config.js';
-import { openEngine, peerUid } from './engine/index.js';
+import { openEngine } from './engine/index.js';
 import type { Engine } from './engine/types.js';
 import {
   checkAdminPassword,
@@ -290,7 +290,6 @@ export class FlashlunServer {
       log,
       handshakeMs: config.nbdLimits.handshakeSeconds * 1000,
       access,
-      uidOf: peerUid,
       registry,
       inherited: {
         tcp: inherit('nbd-tcp', config.nbd && formatHostPort(config.nbd)),

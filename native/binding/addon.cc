@@ -271,9 +271,7 @@ Napi::Value NotifySystemd(const Napi::CallbackInfo& info) {
 
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Environment);
-  const auto add = [&](const char* name, auto function) {
-    exports.Set(name, Napi::Function::New(env, function, name));
-  };
+  const auto add = AdderTo(env, exports);
   add("open", Open);
   add("opened", Opened);
   add("close", Close);

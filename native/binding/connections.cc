@@ -163,9 +163,7 @@ Napi::Value Connections(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void AddConnectionFunctions(Napi::Env env, Napi::Object exports) {
-  const auto add = [&](const char* name, auto function) {
-    exports.Set(name, Napi::Function::New(env, function, name));
-  };
+  const auto add = AdderTo(env, exports);
   add("onClosed", OnClosed);
   add("adopt", Adopt);
   add("disconnect", Disconnect);

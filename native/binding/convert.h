@@ -57,4 +57,11 @@ Napi::Value ToJs(Napi::Env env, const std::vector<T>& items) {
   return array;
 }
 
+// add(name, function): a function of the addon.
+inline auto AdderTo(Napi::Env env, Napi::Object exports) {
+  return [env, exports](const char* name, auto function) {
+    exports.Set(name, Napi::Function::New(env, function, name));
+  };
+}
+
 }  // namespace flashlun::binding

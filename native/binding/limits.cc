@@ -1,32 +1,21 @@
 #include "binding/limits.h"
 
 #include <cstdint>
-#include <optional>
 #include <utility>
 
-#include "binding/convert.h"
-#include "binding/pool.h"
-#include "nbd/peer.h"
+#include "binding/arguments.h"
 #include "nbd/shares.h"
 
 namespace flashlun::binding {
 namespace {
 
-constexpr uint64_t kMaxCount = (uint64_t{1} << 53) - 1;
 constexpr uint64_t kMaxSeconds = 24 * 60 * 60;
 constexpr uint64_t kMaxBurstMs = kMaxSeconds * 1000;
-
-Pool::Use UseArgument(const Napi::CallbackInfo& info) {
-  Result<Pool::Use> use =
-      UsePool(static_cast<PoolHandle>(IntegerArgument(info, 0, "handle", UINT32_MAX)));
-  if (!use.ok()) throw MakeError(info.Env(), use.status());
-  return std::move(use.value());
-}
 
 // setRates(handle, volume id, iops, bytes/s, iops and bytes/s of a connection, burst ms): 0 is no
 // limit.
 void SetRates(const Napi::CallbackInfo& info) {
-  const auto volume = static_cast<uint16_t>(IntegerArgument(info, 1, "volume id", UINT16_MAX));
+  const uint16_t volume = VolumeArgument(info, 1);
   nbd::RateLimits limits;
   limits.iops = IntegerArgument(info, 2, "iops", kMaxCount);
   limits.bytes_per_second = IntegerArgument(info, 3, "bytesPerSecond", kMaxCount);
@@ -73,24 +62,14 @@ Napi::Value ConnectionMemory(const Napi::CallbackInfo& info) {
   return answer;
 }
 
-// peerUid(fd) -> user id at the other end of a unix socket, or undefined
-Napi::Value PeerUid(const Napi::CallbackInfo& info) {
-  const auto fd = static_cast<int>(IntegerArgument(info, 0, "fd", INT32_MAX));
-  const std::optional<uid_t> uid = nbd::PeerUid(fd);
-  return uid.has_value() ? ToJs(info.Env(), uint64_t{*uid}) : info.Env().Undefined();
-}
-
 }  // namespace
 
 void AddLimitFunctions(Napi::Env env, Napi::Object exports) {
-  const auto add = [&](const char* name, auto function) {
-    exports.Set(name, Napi::Function::New(env, function, name));
-  };
+  const auto add = AdderTo(env, exports);
   add("setRates", SetRates);
   add("throttled", Throttled);
   add("setConnectionLimits", SetConnectionLimits);
   add("connectionMemory", ConnectionMemory);
-  add("peerUid", PeerUid);
 }
 
 }  // namespace flashlun::binding

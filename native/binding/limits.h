@@ -5,7 +5,7 @@
 
 namespace flashlun::binding {
 
-// Adds setRates, throttled, setConnectionLimits, connectionMemory and peerUid to the addon.
+// Adds setRates, throttled, setConnectionLimits and connectionMemory to the addon.
 void AddLimitFunctions(Napi::Env env, Napi::Object exports);
 
 }  // namespace flashlun::binding

@@ -17,6 +17,7 @@
 #include "binding/arguments.h"
 #include "nbd/descriptor_channel.h"
 #include "nbd/limits.h"
+#include "nbd/peer.h"
 
 namespace flashlun::binding {
 namespace {
@@ -151,7 +152,7 @@ Napi::Value Duplicate(const Napi::CallbackInfo& info) {
 // closeDescriptor(fd)
 void CloseDescriptor(const Napi::CallbackInfo& info) { ::close(DescriptorArgument(info, 0)); }
 
-// peerCredentials(fd) -> {pid, uid}, of a unix socket
+// peerCredentials(fd) -> {pid, uid}, of a unix socket (nbd/peer.h)
 Napi::Value CredentialsOf(const Napi::CallbackInfo& info) {
   Result<nbd::PeerCredentials> peer = nbd::CredentialsOf(DescriptorArgument(info, 0));
   if (!peer.ok()) throw MakeError(info.Env(), peer.status());
@@ -164,9 +165,7 @@ Napi::Value CredentialsOf(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void AddTakeoverFunctions(Napi::Env env, Napi::Object exports) {
-  const auto add = [&](const char* name, auto function) {
-    exports.Set(name, Napi::Function::New(env, function, name));
-  };
+  const auto add = AdderTo(env, exports);
   add("park", Park);
   add("unpark", Unpark);
   add("release", Release);

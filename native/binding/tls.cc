@@ -252,9 +252,7 @@ std::unique_ptr<nbd::SecureStream> TakeSession(const Napi::CallbackInfo& info, s
 }
 
 void AddTls(Napi::Env env, Napi::Object exports) {
-  const auto add = [&](const char* name, auto function) {
-    exports.Set(name, Napi::Function::New(env, function, name));
-  };
+  const auto add = AdderTo(env, exports);
   add("tlsVersion", Version);
   add("tlsContext", NewContext);
   add("tlsSession", NewSession);

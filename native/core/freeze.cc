@@ -1,7 +1,6 @@
 #include "core/freeze.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <string>
 
 #include "core/limits.h"
@@ -10,12 +9,6 @@ namespace flashlun {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-std::string Name(const VolumeState& volume) {
-  char text[8];
-  std::snprintf(text, sizeof text, "%04X", volume.id);
-  return text;
-}
 
 uint64_t WritesOf(const VolumeState& volume) {
   uint64_t writes = 0;
@@ -45,7 +38,7 @@ Status Freezes::Close(std::span<const std::shared_ptr<VolumeState>> volumes,
   if (stopping_) return Status(Code::kClosed, "the pool is closing");
   for (const auto& volume : volumes)
     if (frozen_.contains(volume.get()))
-      return Status(Code::kBusy, "volume " + Name(*volume) +
+      return Status(Code::kBusy, "volume " + VolumeIdText(volume->id) +
                                      " is frozen already; nothing was changed: thaw it first");
   if (!timer_) timer_ = io_.Spawn("fl-freeze", [this] { TimerLoop(); });
   for (const auto& volume : volumes) {

@@ -278,10 +278,8 @@ class PoolChecker {
     report_.relationships = store.relations_.size();
     const Map::Told told = [this](const VolumeState& volume, uint64_t first_track,
                                   const std::string& what) {
-      char id[8];
-      std::snprintf(id, sizeof id, "%04X", volume.id);
       Find(Severity::kLoss, name_,
-           std::string("volume ") + id + ", tracks from " + std::to_string(first_track),
+           "volume " + VolumeIdText(volume.id) + ", tracks from " + std::to_string(first_track),
            "the map holds " + what + ": restore the pool directory from a backup");
     };
     store.map_->RebuildCounts(store.VolumePointers(), &told);

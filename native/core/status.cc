@@ -1,5 +1,7 @@
 #include "core/status.h"
 
+#include <cstdio>
+
 namespace flashlun {
 
 const char* CodeName(Code code) {
@@ -34,6 +36,12 @@ const char* CodeName(Code code) {
       return "CLOSED";
   }
   return "UNKNOWN";
+}
+
+std::string VolumeIdText(uint16_t id) {
+  char text[8];
+  std::snprintf(text, sizeof text, "%04X", id);
+  return text;
 }
 
 }  // namespace flashlun

@@ -8,6 +8,7 @@
 // synchronization.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
@@ -35,6 +36,9 @@ enum class Code : unsigned char {
 
 // The stable name of a code ("NO_SPACE"), used as `error.code` in JavaScript.
 const char* CodeName(Code code);
+
+// A volume in a message: "1203".
+std::string VolumeIdText(uint16_t id);
 
 class [[nodiscard]] Status {
  public:

@@ -15,14 +15,8 @@ namespace {
 // (NetApp: 7 s).
 constexpr std::chrono::seconds kGateLimit{2};
 
-std::string Hex(uint16_t id) {
-  char text[8];
-  std::snprintf(text, sizeof text, "%04X", id);
-  return text;
-}
-
 Status NoVolume(uint16_t id) {
-  return Status(Code::kNotFound, "volume " + Hex(id) + " does not exist");
+  return Status(Code::kNotFound, "volume " + VolumeIdText(id) + " does not exist");
 }
 
 Status NoRelation() {
@@ -30,7 +24,9 @@ Status NoRelation() {
                 "the relationship does not exist: it was withdrawn or its copy is complete");
 }
 
-std::string NameOf(const PairSpec& pair) { return Hex(pair.source_id) + ":" + Hex(pair.target_id); }
+std::string NameOf(const PairSpec& pair) {
+  return VolumeIdText(pair.source_id) + ":" + VolumeIdText(pair.target_id);
+}
 
 bool IsVolumeSize(uint64_t bytes) {
   return bytes >= kMinVolumeBytes && bytes <= kMaxVolumeBytes && bytes % kTrackBytes == 0;
@@ -62,7 +58,8 @@ Status StoreImpl::AddVolume(uint16_t id, uint64_t size_bytes, std::string_view n
                             const CreateOptions& options) {
   {
     auto lock = state_.Acquire();
-    if (volumes_.contains(id)) return Status(Code::kExists, "volume " + Hex(id) + " exists");
+    if (volumes_.contains(id))
+      return Status(Code::kExists, "volume " + VolumeIdText(id) + " exists");
     if (volumes_.size() >= kMaxVolumes)
       return Status(Code::kLimit, "the pool has 4096 volumes, its limit");
     if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
@@ -116,11 +113,12 @@ Status StoreImpl::GrowVolume(uint16_t id, uint64_t new_size_bytes, uint64_t clai
   if (it == volumes_.end()) return NoVolume(id);
   VolumeState& volume = *it->second;
   if (new_size_bytes < volume.size_bytes)
-    return Status(Code::kInvalid, "volume " + Hex(id) + " has " +
+    return Status(Code::kInvalid, "volume " + VolumeIdText(id) + " has " +
                                       std::to_string(volume.size_bytes) +
                                       " bytes and cannot shrink; nothing was changed");
   if (volume.thick && claim != (new_size_bytes - volume.size_bytes) / kTrackBytes)
-    return Status(Code::kBusy, "volume " + Hex(id) + " was resized at the same time; try again");
+    return Status(Code::kBusy,
+                  "volume " + VolumeIdText(id) + " was resized at the same time; try again");
   if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
   if (new_size_bytes == volume.size_bytes) return Status::Ok();
   const ResizeVolumeRecord record{MakeHeader<ResizeVolumeRecord>(RecordType::kResizeVolume, id, 0),
@@ -138,12 +136,12 @@ Status StoreImpl::DeleteVolume(uint16_t id) {
     VolumeState& volume = *it->second;
     for (const auto& [number, relation] : relations_)
       if (relation.source_id == id || relation.target_id == id)
-        return Status(Code::kBusy, "volume " + Hex(id) + " is in the relationship " +
-                                       Hex(relation.source_id) + ":" + Hex(relation.target_id) +
-                                       "; withdraw it first");
+        return Status(Code::kBusy, "volume " + VolumeIdText(id) + " is in the relationship " +
+                                       VolumeIdText(relation.source_id) + ":" +
+                                       VolumeIdText(relation.target_id) + "; withdraw it first");
     if (volume.attached.load() != 0)
       return Status(Code::kBusy,
-                    "volume " + Hex(id) + " is attached to a host; disconnect it first");
+                    "volume " + VolumeIdText(id) + " is attached to a host; disconnect it first");
     if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
     DeleteVolumeRecord record{MakeHeader<DeleteVolumeRecord>(RecordType::kDeleteVolume, id, 0)};
     const uint64_t lsn = AppendRecord(&record, sizeof record);
@@ -171,7 +169,7 @@ Status StoreImpl::CheckThickness(const std::string& name, const VolumeState& sou
   if (Mutated(Mutation::kThickMixed)) return Status::Ok();
   if (source.thick != target.thick)
     return Status(Code::kInvalid,
-                  name + " refused: " + Hex(source.thick ? source.id : target.id) +
+                  name + " refused: " + VolumeIdText(source.thick ? source.id : target.id) +
                       " is thick and the other volume is thin, so the copy's space would not be "
                       "reserved; create the other volume thick, or copy between thin volumes");
   if (source.thick && source.pool != target.pool)
@@ -199,7 +197,7 @@ Status StoreImpl::CheckCopies(std::span<const Copy> copies) {
   for (const uint16_t target : targets)
     if (sources.contains(target))
       return Status(Code::kInvalid,
-                    Hex(target) + " refused: it is source and target in one establish");
+                    VolumeIdText(target) + " refused: it is source and target in one establish");
   return Status::Ok();
 }
 
@@ -263,7 +261,7 @@ Status StoreImpl::CloseTargets(const std::vector<VolumeState*>& targets) {
       if (t_fibers == nullptr && std::chrono::steady_clock::now() > deadline) {
         SetGates(targets, Gate::kOpen);
         return Status(Code::kTimeout,
-                      "volume " + Hex(target->id) +
+                      "volume " + VolumeIdText(target->id) +
                           " still has I/O in flight after 2 s; nothing was changed: try again");
       }
       PollPause(round);
@@ -531,21 +529,16 @@ bool StoreImpl::Inherited(const VolumeState& volume, uint64_t track) {
 // or after (and finds a track of its own): trap T24.
 Status StoreImpl::CopyTrack(OpSlot& slot, VolumeState& target, uint64_t track, bool* copied) {
   SpaceTicket ticket;
-  Status status;
-  bool reserved = false;
-  for (int tries = 0;; ++tries) {
+  Status status = WithTrack(target, &ticket, [&] {
     Throttle();
     Enter(slot, target, true);
     const uint64_t key = TrackLocks::Key(target.id, track);
     if (!Mutated(Mutation::kCopyWithoutLock)) track_locks_.LockExclusive(key);
-    status = CopyLocked(target, track, &ticket, copied);
+    Status copying = CopyLocked(target, track, &ticket, copied);
     if (!Mutated(Mutation::kCopyWithoutLock)) track_locks_.UnlockExclusive(key);
     Leave(slot);
-    if (status.code() != Code::kNoSpace || reserved) break;
-    status = Reserve(target, 1, &ticket);
-    reserved = status.ok();
-    if (!reserved && !MayNeedNone(target, status, tries)) break;
-  }
+    return copying;
+  });
   EndTicket(target, &ticket);
   return status;
 }

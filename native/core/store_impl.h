@@ -254,6 +254,21 @@ class StoreImpl {
   // Promises the tracks, waiting for growth and for pending drops. Outside every epoch, no locks
   // held. kNoSpace: nothing was promised.
   Status Reserve(const VolumeState& volume, uint64_t tracks, SpaceTicket* ticket);
+  // attempt(), which is outside every epoch before and after, until it is not refused for space: a
+  // track is promised to the next.
+  template <typename Attempt>
+  Status WithTrack(const VolumeState& volume, SpaceTicket* ticket, Attempt attempt) {
+    bool reserved = false;
+    for (int tries = 0;; ++tries) {
+      Status status = attempt();
+      if (status.code() != Code::kNoSpace || reserved) [[likely]]
+        return status;
+      // Outside the epoch: tracks may be waiting for a commit and for us to leave.
+      status = Reserve(volume, 1, ticket);
+      reserved = status.ok();
+      if (!reserved && !MayNeedNone(volume, status, tries)) return status;
+    }
+  }
   // Whether a write that did not get its space should look again whether it needs any.
   static bool MayNeedNone(const VolumeState& volume, const Status& refused, int tries);
   void EndTicket(const VolumeState& volume, SpaceTicket* ticket);

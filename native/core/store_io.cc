@@ -141,19 +141,13 @@ Status StoreImpl::WriteOne(OpSlot& slot, VolumeState& volume, uint64_t offset, c
                            size_t len, SpaceTicket* ticket) {
   const auto within = static_cast<uint32_t>(offset % kTrackBytes);
   Pace();
-  bool reserved = false;
-  for (int tries = 0;; ++tries) {
+  return WithTrack(volume, ticket, [&] {
     Enter(slot, volume, true);
     Throttle();
     Status status = WritePiece(volume, offset / kTrackBytes, within, data, len, ticket);
     Leave(slot);
-    if (status.code() != Code::kNoSpace || reserved) [[likely]]
-      return status;
-    // Outside the epoch: tracks may be waiting for a commit and for us to leave.
-    status = Reserve(volume, 1, ticket);
-    reserved = status.ok();
-    if (!reserved && !MayNeedNone(volume, status, tries)) return status;
-  }
+    return status;
+  });
 }
 
 // A write over several tracks that runs out of space has changed none of them (trap T18): either it

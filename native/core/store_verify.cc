@@ -19,15 +19,7 @@
 #include "core/store_impl.h"
 
 namespace flashlun {
-namespace {
-
-std::string Hex(uint16_t id) {
-  char text[8];
-  std::snprintf(text, sizeof text, "%04X", id);
-  return text;
-}
-
-}  // namespace
+namespace {}  // namespace
 
 // What one batch works with.
 struct StoreImpl::Scrub {
@@ -141,7 +133,7 @@ Status StoreImpl::BeginScrub(uint16_t volume_id, Scrub& scrub) {
   if (!poisoned_.empty()) return Status(Code::kPoisoned, poisoned_);
   const auto it = volumes_.find(volume_id);
   if (it == volumes_.end())
-    return Status(Code::kNotFound, "volume " + Hex(volume_id) + " does not exist");
+    return Status(Code::kNotFound, "volume " + VolumeIdText(volume_id) + " does not exist");
   scrub.volume = it->second;
   for (const auto& [id, volume] : volumes_) scrub.volumes.push_back(volume);
   return Status::Ok();
@@ -195,7 +187,7 @@ Status StoreImpl::CheckSeal(const VolumeState& volume, uint64_t track, uint64_t 
   const Place place = PlaceOf(physical, 0);
   return Status(Code::kCorrupt,
                 place.file->path() + ": damaged: track " + std::to_string(track) + " of volume " +
-                    Hex(volume.id) + ", at byte " + std::to_string(place.offset) +
+                    VolumeIdText(volume.id) + ", at byte " + std::to_string(place.offset) +
                     ", does not match its checksum; the copy stopped there: restore what the "
                     "volume holds at byte " +
                     std::to_string(track * kTrackBytes) + " or withdraw the relationship");

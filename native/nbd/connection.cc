@@ -55,11 +55,9 @@ CloseReport Connection::Run() {
   channel_.EndInterrupts();
   held_.Unwatch(volume_);
   volume_ = Volume();  // lingering must not keep it attached
-  report_.requests = settings_.stats->all_requests();
   if (parked() && channel_.broken()) End(CloseReason::kIo, channel_.error());
   if (!parked()) settings_.volume = Volume();
-  report_.bytes_in = settings_.stats->bytes_in.load();
-  report_.bytes_out = settings_.stats->bytes_out.load();
+  report_.Count(*settings_.stats);
   if (parked()) return report_;
   DropHeld();
   if (fenced_) End(CloseReason::kFenced, "the client is gone and another one has come");

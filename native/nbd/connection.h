@@ -47,6 +47,13 @@ enum class CloseReason : uint8_t {
 };
 
 struct CloseReport {
+  // Takes over what the connection has done.
+  void Count(const ConnectionStats& stats) {
+    requests = stats.all_requests();
+    bytes_in = stats.bytes_in.load();
+    bytes_out = stats.bytes_out.load();
+  }
+
   CloseReason reason = CloseReason::kEof;
   std::string detail;
   uint64_t requests = 0;
@@ -194,8 +201,8 @@ class Connection {
   std::atomic<bool> fenced_{false};
   Pending* sending_ = nullptr;  // whose reply leaves in pieces, since sending_since_
   std::chrono::steady_clock::time_point sending_since_;
-  int deep_credit_ = 0;           // requests that are taken for one of many, see Alone
-  EarlyWriteOut early_;           // only of what goes through the page cache
+  int deep_credit_ = 0;  // requests that are taken for one of many, see Alone
+  EarlyWriteOut early_;
   uint64_t unchecked_bytes_ = 0;  // of ranges, since the client was last looked at
   CloseReport report_;
   ConnectionOptions settings_;  // what it was made with, but for what has moved on

@@ -41,7 +41,7 @@ bool Connection::WriteAsItComes(const Request& request) {
     rest.offset += piece;
     rest.length -= piece;
   }
-  if (!store_.direct()) early_.Wrote(request.offset, request.length);
+  early_.Wrote(request.offset, request.length);
   AnswerDurably(request, status);
   return true;
 }

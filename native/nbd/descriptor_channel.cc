@@ -229,13 +229,4 @@ Result<int> ConnectUnix(const std::string& path) {
   return status;
 }
 
-Result<PeerCredentials> CredentialsOf(int socket) {
-  ucred credentials{};
-  socklen_t length = sizeof credentials;
-  if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0 ||
-      credentials.pid == 0)
-    return Status(Code::kInvalid, "not a unix socket with a peer");
-  return PeerCredentials{credentials.pid, credentials.uid};
-}
-
 }  // namespace flashlun::nbd

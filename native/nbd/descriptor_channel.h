@@ -40,11 +40,4 @@ Result<int> ListenUnix(const std::string& path);
 // kNotFound: nobody listens there.
 Result<int> ConnectUnix(const std::string& path);
 
-struct PeerCredentials {
-  int64_t pid = 0;
-  int64_t uid = 0;
-};
-// Of the process that connected. kInvalid: not a unix socket.
-Result<PeerCredentials> CredentialsOf(int socket);
-
 }  // namespace flashlun::nbd

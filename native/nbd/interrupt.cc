@@ -21,13 +21,14 @@ void InstallHandler() {
 void Interrupt::Begin() {
   static std::once_flag once;
   std::call_once(once, InstallHandler);
+  std::lock_guard<std::mutex> lock(mutex_);
+  active_ = true;
+  if (thread_ == ::pthread_self()) return;
+  thread_ = ::pthread_self();
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, InterruptSignal());
   ::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);  // threads inherit what their maker blocks
-  std::lock_guard<std::mutex> lock(mutex_);
-  thread_ = ::pthread_self();
-  active_ = true;
 }
 
 void Interrupt::End() {

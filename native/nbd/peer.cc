@@ -39,16 +39,16 @@ bool PeerIsSilent(int fd, std::chrono::milliseconds timeout) {
   return unanswered >= kUnanswered && info.tcpi_last_ack_recv >= timeout.count();
 }
 
-std::optional<uid_t> PeerUid(int fd) {
+Result<PeerCredentials> CredentialsOf(int fd) {
   int domain = 0;
   socklen_t length = sizeof domain;
-  if (::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0 || domain != AF_UNIX) {
-    return std::nullopt;
-  }
+  if (::getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &length) != 0 || domain != AF_UNIX)
+    return Status(Code::kInvalid, "not a unix socket");
   ucred credentials{};
   length = sizeof credentials;
-  if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) return std::nullopt;
-  return credentials.uid;
+  if (::getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0)
+    return Status(Code::kInvalid, "a unix socket without a peer");
+  return PeerCredentials{credentials.pid, credentials.uid};
 }
 
 }  // namespace flashlun::nbd

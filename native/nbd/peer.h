@@ -3,10 +3,10 @@
 // Thread safety: any thread, for a descriptor that stays open meanwhile.
 #pragma once
 
-#include <sys/types.h>
-
 #include <chrono>
-#include <optional>
+#include <cstdint>
+
+#include "core/status.h"
 
 namespace flashlun::nbd {
 
@@ -21,8 +21,13 @@ void SetKeepAlive(int fd, std::chrono::seconds timeout);
 // the answer may come later.
 bool PeerIsSilent(int fd, std::chrono::milliseconds timeout);
 
-// The user at the other end of a unix socket, as of its connect (SO_PEERCRED; unix(7)). None: not a
-// unix socket.
-std::optional<uid_t> PeerUid(int fd);
+// The process at the other end of a unix socket and its user, as of its connect (SO_PEERCRED;
+// unix(7)).
+struct PeerCredentials {
+  int64_t pid = 0;  // 0: in a PID namespace that cannot be seen from here
+  int64_t uid = 0;
+};
+// kInvalid: not a unix socket.
+Result<PeerCredentials> CredentialsOf(int fd);
 
 }  // namespace flashlun::nbd

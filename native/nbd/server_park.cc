@@ -131,9 +131,7 @@ void Server::ForgetParked() {
       live.parked.reset();
       CloseReport report;
       report.reason = CloseReason::kParked;
-      report.requests = live.stats->all_requests();
-      report.bytes_in = live.stats->bytes_in.load();
-      report.bytes_out = live.stats->bytes_out.load();
+      report.Count(*live.stats);
       gone.emplace_back(id, std::move(report));
     }
   }

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "nbd/limits.h"
+#include "nbd/peer.h"
 
 namespace flashlun::nbd {
 namespace {

@@ -330,10 +330,10 @@ TEST_CASE("the keep-alive is set from the timeout") {
   CHECK(option(TCP_KEEPIDLE) == 60);
   CHECK(option(TCP_KEEPIDLE) + option(TCP_KEEPINTVL) * option(TCP_KEEPCNT) == 120);
   CHECK_FALSE(PeerIsSilent(fds[0], milliseconds(0)));
-  CHECK_FALSE(PeerUid(fds[0]).has_value());
+  CHECK_FALSE(CredentialsOf(fds[0]).ok());
   for (const int fd : fds) ::close(fd);
   REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM, 0, fds) == 0);
-  CHECK(PeerUid(fds[0]) == ::getuid());
+  CHECK(CredentialsOf(fds[0]).value().uid == ::getuid());
   for (const int fd : fds) ::close(fd);
 }
 

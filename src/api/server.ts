@@ -57,9 +57,7 @@ export class ApiServer {
     } catch (error) {
       throw describeListenError(error, `${host}:${port}`);
     }
-    // A TCP listener always has an address of this form.
-    const address = this.app.server.address() as AddressInfo;
-    return { host: address.address, port: address.port };
+    return this.#address();
   }
 
   /** As listen, on a socket that listens already; takes its descriptor. */
@@ -72,8 +70,13 @@ export class ApiServer {
         resolve();
       });
     });
-    const address = server.address() as AddressInfo;
-    return { host: address.address, port: address.port };
+    return this.#address();
+  }
+
+  #address(): { host: string; port: number } {
+    // A TCP listener always has an address of this form.
+    const { address, port } = this.app.server.address() as AddressInfo;
+    return { host: address, port };
   }
 
   /**

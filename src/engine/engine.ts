@@ -6,7 +6,7 @@
  */
 
 import { addon, closedListeners, listenerKey } from './addon.js';
-import type { NativeAddon, PoolHandle } from './native.js';
+import type { NativeAddon, NativeOrigin, PoolHandle } from './native.js';
 import { NativeContext, nativeSession } from './tls.js';
 import type {
   AdoptOptions,
@@ -136,20 +136,9 @@ class NativeEngine implements Engine {
   }
 
   adopt(fd: number, options: AdoptOptions, leftover: Uint8Array, onClosed: OnClosed): number {
-    const { volumeId, readOnly, tls, movable = true, ...negotiated } = options;
-    const connectionId = this.#native.adopt(
-      this.#handle,
-      fd,
-      volumeId,
-      negotiated,
-      readOnly,
-      leftover,
-      tls === undefined ? undefined : nativeSession(tls),
-      movable,
-    );
-    // The connection may have ended already, but is told of in a later turn of the event loop.
-    closedListeners.set(listenerKey(this.#handle, connectionId), onClosed);
-    return connectionId;
+    const { tls, movable = true, ...settings } = options;
+    const session = tls === undefined ? undefined : nativeSession(tls);
+    return this.#serve(fd, settings, onClosed, [leftover, session, movable]);
   }
 
   resume(
@@ -158,25 +147,25 @@ class NativeEngine implements Engine {
     from: ResumedConnection,
     onClosed: OnClosed,
   ): number {
-    const { volumeId, readOnly, ...negotiated } = settings;
-    const { requests, errors, bytesIn, bytesOut } = from.counters;
+    const { counters, drainBytes, id, leftover, unsent } = from;
+    const { requests, errors, bytesIn, bytesOut } = counters;
     const { read, write, flush, trim, writeZeroes, other } = requests;
-    const connectionId = this.#native.adopt(
-      this.#handle,
-      fd,
-      volumeId,
-      negotiated,
-      readOnly,
-      from.leftover,
-      undefined,
-      true,
-      from.id,
-      from.unsent,
-      from.drainBytes,
-      [read, write, flush, trim, writeZeroes, other, errors, bytesIn, bytesOut],
-    );
-    closedListeners.set(listenerKey(this.#handle, connectionId), onClosed);
-    return connectionId;
+    const counts = [read, write, flush, trim, writeZeroes, other, errors, bytesIn, bytesOut];
+    const resumed = [id, unsent, drainBytes, counts] as const;
+    return this.#serve(fd, settings, onClosed, [leftover, undefined, true, ...resumed]);
+  }
+
+  #serve(
+    fd: number,
+    { volumeId, readOnly, ...negotiated }: ConnectionSettings,
+    onClosed: OnClosed,
+    from: NativeOrigin,
+  ): number {
+    const native = this.#native;
+    const id = native.adopt(this.#handle, fd, volumeId, negotiated, readOnly, ...from);
+    // The connection may have ended already, but is told of in a later turn of the event loop.
+    closedListeners.set(listenerKey(this.#handle, id), onClosed);
+    return id;
   }
 
   connections(): ConnectionState[] {
@@ -280,11 +269,6 @@ export function openedEngine(dir: string): Engine {
  */
 export function checkPool(dir: string): Promise<PoolReport> {
   return addon().checkPool(dir);
-}
-
-/** User id of the client of a unix socket, as of its connect; undefined for any other socket. */
-export function peerUid(fd: number): number | undefined {
-  return addon().peerUid(fd);
 }
 
 /**

@@ -6,7 +6,6 @@ export {
   nativeTlsVersion,
   openEngine,
   openedEngine,
-  peerUid,
   sdNotify,
 } from './engine.js';
 export {

@@ -112,10 +112,7 @@ export interface NativeAddon {
     volumeId: number,
     negotiated: Negotiated,
     readOnly: boolean,
-    leftover: Uint8Array,
-    tls: NativeTlsSession | undefined,
-    movable: boolean,
-    ...resumed: [] | [id: number, unsent: Uint8Array, drainBytes: number, counters: number[]]
+    ...from: NativeOrigin
   ): number;
   /** Twelve numbers for each connection; see engine.ts. */
   connections(handle: PoolHandle): Float64Array;
@@ -136,7 +133,6 @@ export interface NativeAddon {
   throttled(handle: PoolHandle): ThrottledState[];
   setConnectionLimits(handle: PoolHandle, memoryBytes: number, peerTimeoutSeconds: number): void;
   connectionMemory(handle: PoolHandle): ConnectionMemory;
-  peerUid(fd: number): number | undefined;
 
   sdNotify(state: string): boolean;
 
@@ -163,6 +159,14 @@ export interface NativeAddon {
   closeDescriptor(fd: number): void;
   peerCredentials(fd: number): PeerCredentials;
 }
+
+/** How native transmission of a connection begins, and where another server left it. */
+export type NativeOrigin = [
+  leftover: Uint8Array,
+  tls: NativeTlsSession | undefined,
+  movable: boolean,
+  ...resumed: [] | [id: number, unsent: Uint8Array, drainBytes: number, counters: number[]],
+];
 
 /** A message of another server. Whoever gets it closes the descriptors. */
 export interface DescriptorMessage {

@@ -3,18 +3,16 @@
  * gatekeeper. Who may attach what is decided by array/volume-access.ts.
  */
 
-import type { Socket } from 'node:net';
 import type {
   ExportBitmap,
   ExportCatalog,
   ExportEntry,
   ExportTarget,
 } from '../array/export-catalog.js';
-import { clientKey, isLocal, type PeerIdentity, plainAddress } from '../array/peer.js';
+import { clientKey, isLocal, type PeerIdentity } from '../array/peer.js';
 import type { Grant, VolumeAccess } from '../array/volume-access.js';
 import { formatVolumeId } from '../base/ids.js';
 import { LIMITS } from '../base/limits.js';
-import { descriptorOf } from './hand-over.js';
 
 /** Who decides; left out where a test needs no rules. */
 export type AccessRules = Pick<VolumeAccess, 'grant' | 'grants'>;
@@ -31,21 +29,6 @@ export interface ConnectionCaps {
 
 export type RefusalReason = 'handshakes' | 'total' | 'client' | 'export' | 'access';
 export type Refusals = Readonly<Record<RefusalReason, number>>;
-
-/** Finds out who a fresh client is. `uidOf` asks the system for the user behind a descriptor. */
-export function identifyPeer(
-  socket: Socket,
-  transport: PeerIdentity['transport'],
-  uidOf: (fd: number) => number | undefined,
-): PeerIdentity {
-  if (transport === 'tcp') {
-    const { remoteAddress } = socket;
-    const address = remoteAddress === undefined ? undefined : plainAddress(remoteAddress);
-    return { transport, address };
-  }
-  const fd = descriptorOf(socket);
-  return { transport, uid: fd === undefined ? undefined : uidOf(fd) };
-}
 
 /** A client's place among the connections; given back once, when the connection has ended. */
 export interface Place {

@@ -17,7 +17,7 @@ import type {
   ConnectionSettings,
   ConnectionState,
   Engine,
-  ParkedState,
+  ResumedConnection,
 } from '../engine/types.js';
 import type { ConnectionCounts, Place } from './access.js';
 import type { NegotiationSuccess } from './negotiation.js';
@@ -71,9 +71,8 @@ export interface ConnectionView {
 }
 
 /** A connection on its way to another server, without its socket. */
-export interface HandedConnection extends ParkedState {
+export interface HandedConnection extends ResumedConnection {
   readonly connection: NbdConnection;
-  readonly counters: Omit<ConnectionState, 'id' | 'inFlight' | 'held'>;
 }
 
 type ConnectionEngine = Pick<

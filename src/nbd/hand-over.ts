@@ -79,11 +79,16 @@ export function descriptorOf(owner: Socket | Server): number | undefined {
   return handleOf(owner)?.fd;
 }
 
-/** The process at the other end of a unix socket; empty when it has gone before we looked. */
+/**
+ * The process at the other end of a unix socket and its user; empty when it has gone before we
+ * looked. One in a PID namespace of its own has no pid here.
+ */
 export function unixPeerOf(socket: Socket): Partial<PeerCredentials> {
   const handle = handleOf(socket);
+  if (handle === undefined) return {};
   try {
-    return handle === undefined ? {} : peerCredentials(handle.fd);
+    const { pid, uid } = peerCredentials(handle.fd);
+    return pid === 0 ? { uid } : { pid, uid };
   } catch {
     return {};
   }

@@ -10,6 +10,7 @@
 import { rmSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
 import type { ExportCatalog } from '../array/export-catalog.js';
+import { plainAddress } from '../array/peer.js';
 import { FlashlunError } from '../base/errors.js';
 import { formatVolumeId } from '../base/ids.js';
 import { LIMITS } from '../base/limits.js';
@@ -21,7 +22,6 @@ import {
   ClientCatalog,
   type ConnectionCaps,
   type ConnectionCounts,
-  identifyPeer,
   mayGoOn,
   newCounts,
   type Place,
@@ -57,8 +57,6 @@ export interface NbdListenerOptions {
   readonly caps?: Partial<ConnectionCaps> | undefined;
   /** Who may attach what; left out: everybody everything. */
   readonly access?: AccessRules | undefined;
-  /** User behind a unix socket's descriptor; left out: nobody knows. */
-  readonly uidOf?: ((fd: number) => number | undefined) | undefined;
 }
 
 /** A client on its way in. */
@@ -246,7 +244,7 @@ class NbdListeners implements NbdServer {
     for (const { id, peer, volumeId } of ended) {
       const facts = { audit: true, connection: id, peer, volume: formatVolumeId(volumeId) };
       this.#log.info(facts, `disconnected: ${why}`);
-      this.#options.engine.disconnect(id);
+      this.#registry.disconnect(id);
     }
     return ended.length;
   }
@@ -314,10 +312,9 @@ class NbdListeners implements NbdServer {
 
   /** Undefined: there is no room for one more. */
   #arrive(socket: Socket, transport: Transport): Arrival | undefined {
-    const { access, catalog, uidOf = () => undefined } = this.#options;
-    const identity = identifyPeer(socket, transport, uidOf);
-    const about = { transport, identity, ...peerOf(socket, transport) };
-    const { peer } = about;
+    const { access, catalog } = this.#options;
+    const about = peerOf(socket, transport);
+    const { identity, peer } = about;
     const negotiating = this.#negotiating[transport];
     const place = this.#counts.enter(identity, {
       inAll: negotiating.size,
@@ -374,12 +371,19 @@ const TURNED_AWAY: Readonly<Record<RefusalReason, string>> = {
   access: 'no access rule lets this client in',
 };
 
-function peerOf(socket: Socket, transport: Transport): Pick<NbdPeer, 'peer' | 'pid'> {
-  if (transport === 'unix') return { peer: 'unix', pid: unixPeerOf(socket).pid };
+/** Finds out who a fresh client is. */
+function peerOf(socket: Socket, transport: Transport): NbdPeer {
+  if (transport === 'unix') {
+    const { pid, uid } = unixPeerOf(socket);
+    return { transport, peer: 'unix', pid, identity: { transport, uid } };
+  }
   const { remoteAddress, remotePort } = socket;
   // Both are missing when the client has gone before we looked.
-  const peer = remoteAddress === undefined ? 'gone' : formatAddress(remoteAddress, remotePort ?? 0);
-  return { peer };
+  if (remoteAddress === undefined) {
+    return { transport, peer: 'gone', identity: { transport, address: undefined } };
+  }
+  const peer = formatAddress(remoteAddress, remotePort ?? 0);
+  return { transport, peer, identity: { transport, address: plainAddress(remoteAddress) } };
 }
 
 function duplicateOf(server: Server | undefined): number | undefined {

@@ -142,6 +142,7 @@ export class TakeoverService {
   }
 
   #reasonAgainst(protocol: number, peer: PeerCredentials): string | undefined {
+    if (peer.pid === 0) return 'you are in a PID namespace that the running server cannot see';
     // Whoever reached the socket has the rights of its owner; root may have reached it otherwise.
     if (peer.uid !== process.getuid?.() && peer.uid !== 0) return 'you are another user';
     if (protocol !== TAKEOVER_PROTOCOL) {

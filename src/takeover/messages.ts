@@ -228,10 +228,13 @@ function kindOf(json: unknown): unknown {
 }
 
 function unexpected(what: string): FlashlunError {
-  return new FlashlunError('TAKEOVER_FAILED', `takeover failed: the other server sent ${what}.`);
+  return takeoverFailed(`the other server sent ${what}`);
 }
 
 function failed(error: unknown): FlashlunError {
-  const { message } = fromNative(error, '');
-  return new FlashlunError('TAKEOVER_FAILED', `takeover failed: ${message}.`, { cause: error });
+  return takeoverFailed(fromNative(error, '').message, error);
+}
+
+export function takeoverFailed(why: string, cause?: unknown): FlashlunError {
+  return new FlashlunError('TAKEOVER_FAILED', `takeover failed: ${why}.`, { cause });
 }

@@ -12,6 +12,7 @@ import {
   handedConnection,
   MessageChannel,
   TAKEOVER_PROTOCOL,
+  takeoverFailed,
 } from './messages.js';
 
 /** The control socket of a running server. */
@@ -113,18 +114,19 @@ function connect(file: string): MessageChannel | undefined {
     return new MessageChannel(connectUnixDescriptor(file));
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'NOT_FOUND') return undefined;
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new FlashlunError('TAKEOVER_FAILED', `takeover failed: ${reason}.`, { cause: error });
+    throw takeoverFailed(error instanceof Error ? error.message : String(error), error);
   }
 }
 
 async function agree(channel: MessageChannel, version: string, log: Logger): Promise<void> {
   await channel.send('hello', { protocol: TAKEOVER_PROTOCOL, version, pid: process.pid });
   const answer = await channel.receive(['offer', 'refused']);
-  if (answer.kind === 'refused') {
-    throw new FlashlunError('TAKEOVER_REFUSED', `takeover refused: ${answer.body.reason}.`);
-  }
+  if (answer.kind === 'refused') throw refused(answer.body.reason);
   log.debug({ from: answer.body.pid, version: answer.body.version }, 'taking over');
+}
+
+function refused(reason: string): FlashlunError {
+  return new FlashlunError('TAKEOVER_REFUSED', `takeover refused: ${reason}.`);
 }
 
 async function receiveAll(channel: MessageChannel, to: Inheritance): Promise<void> {
@@ -133,18 +135,16 @@ async function receiveAll(channel: MessageChannel, to: Inheritance): Promise<voi
       ['listener', 'connection', 'complete', 'refused'],
       LIMITS.takeoverPrepareMs,
     );
-    if (message.kind === 'refused') {
-      throw new FlashlunError('TAKEOVER_REFUSED', `takeover refused: ${message.body.reason}.`);
-    }
+    if (message.kind === 'refused') throw refused(message.body.reason);
     if (message.kind === 'complete') {
       const { listeners, connections } = to.counts;
       if (listeners === message.body.listeners && connections === message.body.connections) return;
-      throw new FlashlunError('TAKEOVER_FAILED', 'takeover failed: not everything has arrived.');
+      throw takeoverFailed('not everything has arrived');
     }
     const [fd, ...more] = message.descriptors;
     if (fd === undefined || more.length > 0) {
       for (const each of message.descriptors) closeDescriptor(each);
-      throw new FlashlunError('TAKEOVER_FAILED', 'takeover failed: a socket is missing.');
+      throw takeoverFailed('a socket is missing');
     }
     if (message.kind === 'listener') to.addListener(message.body, fd);
     else to.addConnection(handedConnection(message), fd);

@@ -5,6 +5,7 @@
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
+import type { ConnectionsView, ConnectionView } from '../../src/cli/api-types.js';
 import { type Scope, scoped } from '../helpers/cleanup.js';
 import { exec, killGroup } from '../helpers/exec.js';
 import { COMMAND, NbdClient } from '../helpers/nbd-client.js';
@@ -15,27 +16,8 @@ import { until } from '../helpers/wait.js';
 const MIB = 2 ** 20;
 const WAIT = { deadlineMs: 30_000 };
 
-interface ConnectionView {
-  readonly id: number;
-  readonly volume: string;
-  readonly export: string;
-  readonly transport: 'tcp' | 'unix';
-  readonly peer: string;
-  readonly pid: number | null;
-  readonly uid: number | null;
-  readonly tlsIdentity: string | null;
-  readonly features: readonly string[];
-  readonly requests: Record<string, number>;
-  readonly errors: number;
-  readonly bytesIn: number;
-  readonly bytesOut: number;
-  readonly inFlight: number;
-  readonly held: number;
-}
-
 async function list(server: Server): Promise<ConnectionView[]> {
-  const body = await server.api.call<{ connections: ConnectionView[] }>('GET', '/v1/connections');
-  return body.connections;
+  return (await server.api.call<ConnectionsView>('GET', '/v1/connections')).connections;
 }
 
 async function attach(scope: Scope, server: Server, tcp = false): Promise<NbdClient> {

@@ -82,6 +82,14 @@ async function attached(scope: Scope, server: Server): Promise<NbdClient> {
   return client;
 }
 
+/** After the death of a server: the next one has what was written. */
+async function servesAgain(scope: Scope, dead: Server, args: string[] = []): Promise<void> {
+  const again = await startServer(scope, { data: dead.data, args });
+  const fresh = await NbdClient.open({ path: again.unixPath }, '1200');
+  scope.defer('close the client', () => fresh.close());
+  expect((await fresh.read(0, 4096)).every((byte) => byte === 7)).toBe(true);
+}
+
 async function stillServes(server: Server, client: NbdClient): Promise<void> {
   expect((await client.read(0, 4096)).every((byte) => byte === 7)).toBe(true);
   await client.write(4096, Buffer.alloc(4096, 8));
@@ -297,10 +305,7 @@ test('after the new server has died with everything, a start finds every write',
     await taker.receive(['released'], 20_000);
     expect(await server.endedByItself()).toBe(0);
     taker.close();
-    const again = await startServer(scope, { data: server.data });
-    const fresh = await NbdClient.open({ path: again.unixPath }, '1200');
-    scope.defer('close the client', () => fresh.close());
-    expect((await fresh.read(0, 4096)).every((byte) => byte === 7)).toBe(true);
+    await servesAgain(scope, server);
     client.close();
   }));
 
@@ -317,10 +322,7 @@ test('the old server killed in the middle leaves a pool that opens', () =>
       'takeover failed',
     );
     taker.close();
-    const again = await startServer(scope, { data: server.data, args: ['--takeover'] });
-    const fresh = await NbdClient.open({ path: again.unixPath }, '1200');
-    scope.defer('close the client', () => fresh.close());
-    expect((await fresh.read(0, 4096)).every((byte) => byte === 7)).toBe(true);
+    await servesAgain(scope, server, ['--takeover']);
     client.close();
   }));
 
